@@ -1,0 +1,177 @@
+"""The alternating ascent of the group search, on threshold indices."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from deepscan import counting
+from deepscan.scores import CALLABLE, ScoreFunction, ScoreName, evaluate, score_kind
+from deepscan.sweep import start_state, sweep
+
+Axis = Literal["records", "nodes"]
+
+# Above this many thresholds a sweep over the sorted cells is cheaper than counting at each threshold.
+MAX_COUNTED = 1024
+_ROOM = 1 << 16
+
+
+class Subset(NamedTuple):
+    """A scored subset; ``k`` is the index of its threshold, -1 where it is empty."""
+
+    score: float
+    k: int
+    records: np.ndarray
+    nodes: np.ndarray
+
+
+class Start(NamedTuple):
+    """Where an ascent begins: a subset of one axis."""
+
+    axis: Axis
+    indices: np.ndarray
+
+
+class Bounds(NamedTuple):
+    """Least and largest numbers of selected records and nodes."""
+
+    min_records: int
+    max_records: int
+    min_nodes: int
+    max_nodes: int
+
+    def hold(self, start: Start) -> bool:
+        """Whether a start is itself within the bounds of its axis."""
+        low, high = self[:2] if start.axis == "records" else self[2:]
+        return low <= start.indices.size <= high
+
+
+EMPTY = Subset(0.0, -1, np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """What an ascent climbs.
+
+    Attributes
+    ----------
+    bins : (n_records, n_nodes) unsigned integers
+        Index of the smallest threshold that the p-value does not exceed; ``len(alphas)`` where it exceeds all.
+    alphas : (n_thresholds,)
+        Ascending.
+    score : name or function
+    bounds : Bounds
+    """
+
+    bins: np.ndarray
+    alphas: np.ndarray
+    score: ScoreName | ScoreFunction
+    bounds: Bounds
+
+    @cached_property
+    def kind(self) -> int:
+        """Number of the score in the kernels."""
+        return score_kind(self.score)
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """Flat indices of the cells under the largest threshold, by ascending p-value."""
+        flat = self.bins.ravel()
+        small = np.flatnonzero(flat < self.alphas.size)
+        return small[np.argsort(flat[small], kind="stable")]
+
+    def climb(self, start: Start) -> Subset:
+        """Local optimum that alternating optimisation reaches from a start."""
+        best = EMPTY
+        axis, fixed = start
+        # The first step fixes a set that the bounds may not allow; its score then does not count.
+        counts = self.bounds.hold(start)
+        while True:
+            score, k, chosen = self._optimise("nodes" if axis == "records" else "records", fixed)
+            if k < 0 or (counts and not score > best.score):
+                return best
+            if counts:
+                best = Subset(score, k, *((fixed, chosen) if axis == "records" else (chosen, fixed)))
+            counts = True
+            axis, fixed = ("nodes" if axis == "records" else "records"), chosen
+
+    def _optimise(self, axis: Axis, fixed: np.ndarray) -> tuple[float, int, np.ndarray]:
+        """Best subset of an axis with the other fixed."""
+        low, high = self.bounds[2:] if axis == "nodes" else self.bounds[:2]
+        if self.kind != CALLABLE and self.alphas.size <= MAX_COUNTED:
+            if axis == "records":
+                return counting.best_records(self.kind, self.bins, fixed, self.alphas, low, high)
+            network = counting.node_network(fixed.size)
+            return counting.best_nodes(self.kind, self.bins, fixed, network, self.alphas, low, high)
+        top, k, cut, size = 0.0, -1, 0, 0
+        for n_alpha, n, ks, sizes, cuts, count in self._candidates(axis, fixed, low, high):
+            score, c = self._best(n_alpha, n, ks, count)
+            if c >= 0 and score > top:
+                top, k, cut, size = score, int(ks[c]), int(cuts[c]), int(sizes[c])
+        if k < 0:
+            return 0.0, -1, np.empty(0, np.int64)
+        select = counting.select_nodes if axis == "nodes" else counting.select_records
+        return top, k, select(self.bins, fixed, k, cut, size)
+
+    def _candidates(self, axis: Axis, fixed: np.ndarray, low: int, high: int) -> Iterator[tuple]:
+        prune = self.kind != CALLABLE
+        n_records, n_nodes = self.bins.shape
+        if self.alphas.size <= MAX_COUNTED:
+            if axis == "records":
+                counts = counting.count_records(self.bins, fixed, self.alphas.size)
+                yield counting.list_records(counts, fixed.size, self.alphas, low, high, prune)
+            else:
+                network = counting.node_network(fixed.size)
+                exactly = counting.tally_nodes(self.bins, fixed, network, self.alphas.size)
+                yield counting.list_tallied(exactly, n_nodes, self.alphas, low, high, prune)
+            return
+        elements, others = (n_nodes, n_records) if axis == "nodes" else (n_records, n_nodes)
+        is_member = np.zeros(others, np.bool_)
+        is_member[fixed] = True
+        state = start_state(elements, fixed.size)
+        room = max(_ROOM, 2 * (min(fixed.size + 1, elements) + 2))
+        while state[-1][0] < self.cells.size:
+            yield sweep(
+                self.bins.reshape(-1),
+                self.cells,
+                axis == "nodes",
+                is_member,
+                self.alphas,
+                low,
+                high,
+                prune,
+                state,
+                room,
+            )
+
+    def _best(self, n_alpha, n, k, count) -> tuple[float, int]:
+        if not callable(self.score):
+            return counting.best_candidate(self.kind, n_alpha, n, k, self.alphas, count)
+        if count == 0:
+            return 0.0, -1
+        scores = evaluate(self.score, n_alpha[:count], n[:count], self.alphas[k[:count]])
+        c = int(np.argmax(scores))
+        return float(scores[c]), c
+
+
+def climb_all(landscape: Landscape, starts: list[Start]) -> Subset:
+    """Best of the ascents from several starts; the first of equals."""
+    best = EMPTY
+    for start in starts:
+        found = landscape.climb(start)
+        if found.score > best.score:
+            best = found
+    return best
+
+
+def draw_starts(n_records: int, n_nodes: int, restarts: int, rng: np.random.Generator | None) -> list[Start]:
+    """All records, all nodes, then random subsets of either in turn, each of a size drawn evenly from 1 to all."""
+    starts = [Start("records", np.arange(n_records)), Start("nodes", np.arange(n_nodes))][:restarts]
+    for r in range(2, restarts):
+        assert rng is not None
+        axis, size = ("records", n_records) if r % 2 == 0 else ("nodes", n_nodes)
+        chosen = rng.permutation(size)[: rng.integers(1, size, endpoint=True)]
+        starts.append(Start(axis, np.sort(chosen)))
+    return starts

@@ -1,0 +1,80 @@
+"""One run of an experiment: scan a sample of clean and anomalous records, as a group or one by one."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from deepscan.runs import auroc
+from deepscan.scores import ScoreFunction, ScoreName, evaluate, score_kind
+
+ScanKind = Literal["group", "individual"]
+
+
+class Trial(NamedTuple):
+    """What a run found; ``records`` are places in its sample, the clean ones first."""
+
+    score: float
+    alpha: float
+    records: np.ndarray
+    nodes: np.ndarray
+    auroc: float
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every run scans its sample.
+
+    Attributes
+    ----------
+    scan : "group" | "individual"
+    score : name or function
+    alphas : (n_thresholds,)
+        Ascending; for individual scans every p-value that can occur.
+    restarts : int
+    n_clean, n_anomalous : int
+        The sample's first and last records.
+    """
+
+    scan: ScanKind
+    score: ScoreName | ScoreFunction
+    alphas: np.ndarray
+    restarts: int
+    n_clean: int
+    n_anomalous: int
+
+    def run(self, bins: np.ndarray, seed: np.random.SeedSequence) -> Trial:
+        """Scan a sample given by its (n_records, n_nodes) threshold indices."""
+        if self.alphas.size == 0:
+            empty = np.empty(0, np.int64)
+            return Trial(0.0, float("nan"), empty, empty, 0.5 if self.scan == "individual" else float("nan"))
+        return self._run_group(bins, seed) if self.scan == "group" else self._run_individual(bins)
+
+    def _run_group(self, bins: np.ndarray, seed: np.random.SeedSequence) -> Trial:
+        from deepscan.ascent import Bounds, Landscape, climb_all, draw_starts
+
+        n_records, n_nodes = bins.shape
+        rng = np.random.default_rng(seed) if self.restarts > 2 else None
+        landscape = Landscape(bins, self.alphas, self.score, Bounds(1, n_records, 1, n_nodes))
+        found = climb_all(landscape, draw_starts(n_records, n_nodes, self.restarts, rng))
+        alpha = float(self.alphas[found.k]) if found.k >= 0 else float("nan")
+        return Trial(float(found.score), alpha, found.records, found.nodes, float("nan"))
+
+    def _run_individual(self, bins: np.ndarray) -> Trial:
+        from deepscan.counting import count_records
+        from deepscan.singles import best_thresholds, count_selections
+
+        n_nodes = bins.shape[1]
+        counts = count_records(bins, np.arange(n_nodes), self.alphas.size)
+        if callable(self.score):
+            values = evaluate(self.score, counts, counts, np.broadcast_to(self.alphas, counts.shape))
+            values = np.where(counts > 0, values, 0.0)
+            k = np.argmax(values, axis=1)
+            scores = values[np.arange(k.size), k]
+        else:
+            scores, k = best_thresholds(score_kind(self.score), counts, self.alphas)
+        k = np.where(scores > 0.0, k, -1)
+        top = np.sort(np.argsort(-scores, kind="stable")[: self.n_anomalous])
+        nodes = np.flatnonzero(2 * count_selections(bins, top, k[top]) >= top.size)
+        clean, anomalous = scores[: self.n_clean], scores[self.n_clean :]
+        return Trial(float(anomalous.mean() - clean.mean()), float("nan"), top, nodes, auroc(anomalous, clean))

@@ -1,0 +1,259 @@
+import jaxtyping
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from deepscan import Background, detect, scan, scan_individual
+from deepscan.runs import ScanRuns
+from deepscan.splits import draw_splits, label_records, permute_labels
+
+SMALL = {"n_clean": 5, "n_anomalous": 5, "n_runs": 6, "n_permutations": 9, "alphas": 10}
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Lets a wrong shape pass the type checker of the tests and reach the library's own check."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def correlated(rng, n, n_nodes, *, factors=3):
+    """Normal activations whose nodes share a few factors."""
+    return rng.normal(size=(n, factors)) @ rng.normal(size=(factors, n_nodes)) + rng.normal(size=(n, n_nodes))
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    h0, h1 = rng.normal(size=(30, 50)), rng.normal(size=(30, 50))
+    h1[:, :8] += 4
+    h1[:, 8:12] -= 4
+    return h0, h1
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("scan_kind", ["group", "individual"])
+def test_level_under_h0_with_correlated_nodes(paired, scan_kind):
+    """Pairs share a topic and nodes share factors, but nothing tells the sides apart."""
+    experiments = 400
+    rng = np.random.default_rng(1)
+    rejected = 0
+    p_values = []
+    for experiment in range(experiments):
+        topic = rng.normal(size=(16, 40)) if paired else 0.0
+        h0, h1 = (topic + correlated(rng, 16, 40) for _ in range(2))
+        runs = detect(
+            h0,
+            h1,
+            pairs=np.arange(16) if paired else None,
+            n_clean=4,
+            n_anomalous=4,
+            n_runs=3,
+            n_permutations=19,
+            alphas=8,
+            restarts=1,
+            scan=scan_kind,
+            rng=experiment,
+        )
+        rejected += runs.p_value <= 0.05
+        p_values.append(runs.p_value)
+    # An exact test at 0.05 rejects Binomial(400, 0.05) of the experiments: within its central 99.9 %.
+    low, high = binom.interval(0.999, experiments, 0.05)
+    assert low <= rejected <= high
+    assert abs(np.mean(p_values) - 0.525) < 4 * np.sqrt(1 / 12 / experiments)
+
+
+@pytest.mark.parametrize("scan_kind", ["group", "individual"])
+@pytest.mark.parametrize("paired", [True, False])
+def test_an_effect_has_the_smallest_p_value(data, scan_kind, paired):
+    runs = detect(*data, pairs=np.arange(30) if paired else None, **SMALL, scan=scan_kind)
+    assert runs.p_value == 0.1
+    means = runs.table.groupby("permutation")["score"].mean()
+    assert (means[-1] > means.drop(-1)).all()
+    assert (runs.node_sign()[:8] == 1).all()
+    assert (runs.node_sign()[8:12] == -1).all()
+    assert (runs.node_frequency()[:12] > 0.5).all()
+    assert runs.table["auroc"].isna().all() == (scan_kind == "group")
+
+
+def test_p_value_counts_permutations_that_reach_the_observed_mean():
+    rng = np.random.default_rng(3)
+    h0, h1 = rng.normal(size=(20, 30)), rng.normal(size=(20, 30))
+    runs = detect(h0, h1, pairs=np.arange(20), **SMALL)
+    means = runs.table.groupby("permutation")["score"].mean()
+    assert runs.p_value == (1 + sum(means[k] >= means[-1] for k in range(9))) / 10
+    assert runs.p_value > 0.1
+
+
+@pytest.mark.parametrize("tail", ["right", "left", "two-sided"])
+@pytest.mark.parametrize("alphas", [10, "exact"])
+def test_runs_equal_scans_of_their_splits(data, tail, alphas):
+    """The path through ranks against the one through values: p-values of Background, then scan."""
+    h0, h1 = (side.round(1) for side in data)
+    options = SMALL | {"alphas": alphas}
+    runs = detect(h0, h1, pairs=np.arange(30), tail=tail, restarts=3, **options, rng=4)
+    values = np.concatenate([h0, h1])
+    observed = label_records(30, 30, np.arange(30))
+    splits = draw_splits(observed, 5, 5, 20, 6, 4)
+    for row, (permutation, run) in enumerate(zip(runs.table["permutation"], runs.table["run"], strict=True)):
+        labels = observed if permutation < 0 else permute_labels(observed, 4, permutation)
+        split = splits[run]
+        background = values[labels.h0[split.background]]
+        members = np.concatenate([labels.h0[split.clean], labels.h1[split.anomalous]])
+        bg = Background(background)
+        found = scan(
+            bg.pvalues(values[members], tail=tail), alphas=alphas, restarts=3, rng=np.random.default_rng(split.seed)
+        )
+        assert runs.table["score"][row] == pytest.approx(found.score, rel=1e-12)
+        assert runs.table["alpha"][row] == found.alpha
+        np.testing.assert_array_equal(runs.nodes[row], found.nodes)
+        np.testing.assert_array_equal(runs.records[row], np.sort(members[found.records]))
+        sides = bg.sides(values[members[found.records]])[:, found.nodes].sum(0)
+        np.testing.assert_array_equal(runs.signs[row], np.sign(sides))
+
+
+def test_individual_runs_equal_scans_of_their_splits(data):
+    h0, h1 = data
+    runs = detect(h0, h1, pairs=np.arange(30), scan="individual", **SMALL, rng=4)
+    values = np.concatenate([h0, h1])
+    labels = label_records(30, 30, np.arange(30))
+    for row, split in enumerate(draw_splits(labels, 5, 5, 20, 6, 4)):
+        members = np.concatenate([labels.h0[split.clean], labels.h1[split.anomalous]])
+        found = scan_individual(
+            Background(values[labels.h0[split.background]]).pvalues(values[members], tail="two-sided")
+        )
+        scores = np.array([result.score for result in found])
+        assert runs.table["score"][row] == pytest.approx(scores[5:].mean() - scores[:5].mean(), rel=1e-9)
+        assert runs.records[row].size == 5
+        top = members[np.argsort(-scores, kind="stable")[:5]]
+        np.testing.assert_array_equal(runs.records[row], np.sort(top))
+
+
+def test_background_and_scanned_records_share_no_pair():
+    names = np.array([f"p{i}" for i in range(12)])
+    rng = np.random.default_rng(0)
+    one, two = rng.permutation(12), rng.permutation(12)
+    labels = label_records(12, 12, np.concatenate([names[one], names[two]]))
+    pair_of = np.concatenate([names[one], names[two]])
+    np.testing.assert_array_equal(pair_of[labels.h0], pair_of[labels.h1])
+    for permutation in range(5):
+        flipped = permute_labels(labels, 0, permutation)
+        assert set(flipped.h0) | set(flipped.h1) == set(range(24))
+        np.testing.assert_array_equal(pair_of[flipped.h0], pair_of[flipped.h1])
+        for split in draw_splits(labels, 3, 3, 6, 20, 0):
+            scanned = set(pair_of[flipped.h0[split.clean]]) | set(pair_of[flipped.h1[split.anomalous]])
+            assert len(scanned) == 6
+            assert not scanned & set(pair_of[flipped.h0[split.background]])
+
+
+def test_flips_depend_on_the_seed_and_pairs_alone(data):
+    h0, h1 = data
+    options = {"n_clean": 5, "n_anomalous": 5, "alphas": 10, "pairs": np.arange(30), "rng": 8}
+    few = detect(h0, h1, n_runs=2, n_permutations=3, **options)
+    many = detect(h0, h1, n_runs=5, n_permutations=6, **options)
+    joined = few.table.merge(many.table, on=["permutation", "run"], suffixes=("", "_many"))
+    assert len(joined) == len(few.table)
+    np.testing.assert_array_equal(joined["score"], joined["score_many"])
+    labels = label_records(30, 30, np.arange(30))
+    assert not np.array_equal(permute_labels(labels, 8, 0).h0, permute_labels(labels, 8, 1).h0)
+    assert not np.array_equal(permute_labels(labels, 8, 0).h0, permute_labels(labels, 9, 0).h0)
+
+
+def test_order_of_the_rows_does_not_matter_with_pairs(data):
+    h0, h1 = data
+    rng = np.random.default_rng(5)
+    one, two = rng.permutation(30), rng.permutation(30)
+    plain = detect(h0, h1, pairs=np.arange(30), **SMALL)
+    moved = detect(h0[one], h1[two], pairs=np.concatenate([one, two]), **SMALL)
+    assert plain.p_value == moved.p_value
+    np.testing.assert_array_equal(plain.table["score"], moved.table["score"])
+    np.testing.assert_array_equal(plain.node_frequency(), moved.node_frequency())
+    np.testing.assert_array_equal(plain.permuted_sign(), moved.permuted_sign())
+
+
+@pytest.mark.parametrize("scan_kind", ["group", "individual"])
+def test_answer_does_not_depend_on_workers_and_monotone_transforms(data, scan_kind):
+    h0, h1 = data
+    options = SMALL | {"pairs": np.arange(30), "scan": scan_kind, "restarts": 4}
+    one = detect(h0, h1, **options)
+    for other in (detect(h0, h1, n_jobs=2, **options), detect(np.exp(h0), np.exp(h1), **options)):
+        assert one.p_value == other.p_value
+        assert one.table.equals(other.table)
+        for name in ("nodes", "records", "signs"):
+            for a, b in zip(getattr(one, name), getattr(other, name), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_other_backends_of_joblib_apply(data):
+    from joblib import parallel_config
+
+    options = SMALL | {"pairs": np.arange(30)}
+    threads = detect(*data, **options)
+    with parallel_config(backend="loky", n_jobs=2):
+        processes = detect(*data, n_jobs=2, **options)
+    assert threads.table.equals(processes.table)
+
+
+def test_permuted_summaries(data):
+    runs = detect(*data, pairs=np.arange(30), **SMALL)
+    frequency, sign = runs.permuted_frequency(), runs.permuted_sign()
+    assert frequency.shape == sign.shape == (9, 50)
+    for permutation in range(9):
+        rows = np.flatnonzero(runs.table["permutation"] == permutation)
+        for node in range(50):
+            chosen = [row for row in rows if node in runs.nodes[row]]
+            assert frequency[permutation, node] == pytest.approx(len(chosen) / 6)
+            total = sum(int(runs.signs[row][runs.nodes[row] == node][0]) for row in chosen)
+            assert sign[permutation, node] == np.sign(total)
+
+
+def test_a_generator_is_replayed_from_the_recorded_seed(data):
+    drawn = detect(*data, **SMALL, rng=np.random.default_rng(5))
+    again = detect(*data, **SMALL, rng=drawn.config["seed"])
+    assert drawn.table.equals(again.table)
+    assert drawn.config["sizes"] == [30, 30]
+    assert drawn.config["n_nodes"] == 50
+
+
+def test_default_background_is_all_that_is_left(data):
+    assert detect(*data, pairs=np.arange(30), **SMALL).config["n_background"] == 20
+    assert detect(*data, **SMALL).config["n_background"] == 25
+    assert detect(*data, **SMALL, n_background=7).config["n_background"] == 7
+    assert isinstance(detect(*data, **(SMALL | {"n_permutations": 0})), ScanRuns)
+
+
+PAIRS = np.arange(30)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"pairs": PAIRS, "n_clean": 15, "n_anomalous": 15},
+            "n_clean \\+ n_anomalous is 30, which leaves no background",
+        ),
+        ({"n_clean": 30}, "n_clean is 30, which leaves no background"),
+        ({"n_anomalous": 31}, "n_anomalous is 31, more than the 30 records of h1"),
+        ({"pairs": PAIRS, "n_clean": 5, "n_anomalous": 5, "n_background": 21}, "n_background is 21, but"),
+        ({"n_background": 0}, "n_background is 0"),
+        ({"pairs": np.arange(29)}, "pairs has shape"),
+        ({"pairs": np.zeros(30)}, "pairs: np.float64\\(0.0\\) has 30 records in h0; expected one"),
+        ({"pairs": np.concatenate([PAIRS, PAIRS + 1])}, "has 0 records in h0"),
+        ({"tail": "up"}, "tail is 'up'"),
+        ({"score": "zz"}, "score is 'zz'"),
+        ({"scan": "single"}, "scan is 'single'"),
+        ({"n_permutations": -1}, "n_permutations is -1"),
+        ({"alpha_max": 2.0}, "alpha_max is 2.0"),
+        ({"rng": 1.5}, "rng is 1.5"),
+    ],
+)
+def test_bad_input_is_named(data, options, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        detect(*data, **options)
+
+
+def test_sides_need_the_same_nodes(data, unchecked):
+    h0, h1 = data
+    with pytest.raises(ValueError, match="h1 has 49 nodes and h0 50"):
+        detect(h0, h1[:, 1:])
+    with pytest.raises(ValueError, match="h1 holds NaN or inf"):
+        detect(h0, np.where(h1 > 3, np.nan, h1))

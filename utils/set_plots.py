@@ -1,0 +1,87 @@
+"""Figures of sets: UpSet plots and Venn diagrams of node sets."""
+
+import logging
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from utils.nodes import NodeSet, membership
+from utils.viz import short_name
+
+logger = logging.getLogger(__name__)
+
+OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00"]
+
+
+def plot_venn(sets: Mapping[str, NodeSet], *, ax: Axes | None = None) -> Axes:
+    """Draw two to six node sets as a Venn diagram; with two and three, areas are proportional.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two or more than six sets (use :func:`plot_upset`), or all sets empty.
+    """
+    if not 2 <= len(sets) <= 6:
+        raise ValueError(f"a Venn diagram shows two to six sets, not {len(sets)}; use plot_upset.")
+    if not any(sets.values()):
+        raise ValueError("all node sets are empty; lower the frequency threshold.")
+    ax = ax or plt.subplots(figsize=(6, 5))[1]
+    names = [f"{short_name(name)} ({len(held)})" for name, held in sets.items()]
+    if len(sets) <= 3:
+        import matplotlib_venn
+
+        draw = matplotlib_venn.venn2 if len(sets) == 2 else matplotlib_venn.venn3
+        colours = tuple(OKABE_ITO[: len(sets)])
+        draw([set(held) for held in sets.values()], set_labels=names, set_colors=colours, alpha=0.6, ax=ax)
+        return ax
+    import venn
+
+    labelled = {name: set(held) for name, held in zip(names, sets.values(), strict=True)}
+    draw = venn.venn if len(sets) < 6 else venn.pseudovenn
+    draw(labelled, ax=ax, cmap=OKABE_ITO[: len(sets)], fontsize=8, legend_loc="upper left")
+    if legend := ax.get_legend():
+        legend.set_bbox_to_anchor((1.0, 1.0))
+    return ax
+
+
+def plot_upset(sets: Mapping[str, NodeSet], *, max_intersections: int = 25) -> Figure:
+    """Draw the exclusive intersections of any number of node sets, the largest first.
+
+    Returns a Figure and not Axes: the plot is several axes that the library lays out by itself.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two sets are not empty.
+    """
+    from marsilea.upset import Upset, UpsetData
+
+    filled = {name: held for name, held in sets.items() if held}
+    if len(filled) < 2:
+        raise ValueError(
+            "an UpSet plot needs at least two node sets that are not empty; lower the frequency threshold."
+        )
+    table = membership(filled)
+    counts = table.value_counts()
+    smallest = int(np.sort(counts.to_numpy())[::-1][:max_intersections][-1])
+    # Ties at the cut would bring in many small intersections: leave them out unless nothing else remains.
+    if len(counts) > max_intersections and (counts > smallest).any() and (counts >= smallest).sum() > max_intersections:
+        smallest += 1
+    if (hidden := int((counts < smallest).sum())) > 0:
+        logger.info("%d intersections of fewer than %d nodes are not drawn", hidden, smallest)
+    # Items as text: the library takes tuples apart.
+    data = UpsetData.from_sets(
+        [{f"{node}{sign:+d}" for node, sign in held} for held in filled.values()],
+        sets_names=[short_name(name) for name in filled],
+    )
+    plot = Upset(data, orient="h", min_cardinality=smallest, fontsize=9, size_scale=0.6)
+    before = set(plt.get_fignums())
+    plot.render()
+    figure = plot.figure
+    for number in set(plt.get_fignums()) - before:
+        if plt.figure(number) is not figure:
+            plt.close(number)
+    return figure

@@ -1,0 +1,111 @@
+"""Stages of a study: what was computed from which inputs, so that nothing is computed twice."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Raise it when a stage would give other results for the same inputs.
+_VERSION = 1
+_PACKAGES = ("personascope", "torch", "transformers", "numpy", "scikit-learn", "numba", "pandas", "xarray", "zarr")
+
+
+class StageLog:
+    """The record of a study folder, ``study.json``, kept up to date after every stage."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]):
+        self.folder = folder
+        self._path = folder / "study.json"
+        self._started = time.perf_counter()
+        earlier = _read_json(self._path)
+        self._record: dict[str, Any] = {
+            "config": config,
+            "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+            "stages": earlier.get("stages", {}),
+        }
+
+    def stage(self, name: str, key: str, run: Callable[[], object], *, exists: bool) -> None:
+        """Run a stage unless its results exist and were made from the same inputs."""
+        stages = self._record["stages"]
+        if exists and stages.get(name, {}).get("key") == key:
+            return
+        started = time.perf_counter()
+        run()
+        stages[name] = {"key": key, "seconds": round(time.perf_counter() - started, 2)}
+        self._write()
+
+    def table(self, name: str, key: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """A stage whose result is one table, ``<name>.parquet``."""
+        path = self.folder / f"{name}.parquet"
+        self.stage(name, key, lambda: write_frame(path, compute()), exists=path.exists())
+        return pd.read_parquet(path)
+
+    def add(self, **facts: object) -> None:
+        """Add results to the record."""
+        self._record |= facts
+
+    def finish(self) -> None:
+        """Write the record with all that was added."""
+        self._record["seconds"] = {name: entry["seconds"] for name, entry in self._record["stages"].items()}
+        self._write()
+
+    def elapsed(self) -> float:
+        """Seconds since the record was opened."""
+        return round(time.perf_counter() - self._started, 2)
+
+    def _write(self) -> None:
+        replace_text(self._path, json.dumps(_plain(self._record), indent=1, allow_nan=False))
+
+
+def key_of(*parts: object) -> str:
+    """A key that changes with any of its parts: JSON values, arrays or frames."""
+    digest = hashlib.sha256(str(_VERSION).encode())
+    for part in parts:
+        if isinstance(part, pd.DataFrame):
+            digest.update(pd.util.hash_pandas_object(part.astype(str)).to_numpy().tobytes())
+        else:
+            digest.update(json.dumps(_plain(part), sort_keys=True).encode())
+    return digest.hexdigest()[:20]
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as Parquet, beside its place and then into it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    frame.to_parquet(beside, index=False)
+    os.replace(beside, path)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file, beside its place and then into it."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only: NumPy scalars as Python's, paths as text, what is not finite as null."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

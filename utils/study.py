@@ -1,0 +1,187 @@
+"""The whole study: statements to activations, layers, scans, node sets, figures and a report, each stage run once."""
+
+import logging
+import os
+import tempfile
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from deepscan import ScanRuns, detect
+from utils.contrasts import Contrast, find_contrasts, restrict, split_parts
+from utils.figures import draw_figures
+from utils.form import form_table
+from utils.layers import best_layer, divergence
+from utils.nodes import node_frequencies, node_sets, overlap
+from utils.report import write_report
+from utils.results import Study, open_study, summarise
+from utils.settings import StudyConfig, scan_options
+from utils.sources import open_source
+from utils.stages import StageLog, key_of, write_frame
+
+logger = logging.getLogger(__name__)
+
+# With fewer background records p-values are too coarse to rank anything: none is below 1/11.
+_MIN_BACKGROUND = 10
+
+
+def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: bool = True) -> Study:
+    """Run a study into a folder; stages whose inputs have not changed are taken from there.
+
+    Written: ``study.json`` (configuration, versions, timings, results), ``activations.zarr``, ``layers.parquet``,
+    ``layers_select.parquet`` (what the layer was chosen on), ``form.parquet``, ``scans/<persona>.parquet`` (further
+    layers in ``scans/layer-<k>/``), ``detection.parquet``, ``nodes.parquet``, ``overlap.parquet``, ``figures/`` and
+    ``report.html``.
+
+    Parameters
+    ----------
+    out
+        The study folder.
+    config
+        All options.
+    progress
+        Show bars.
+
+    Returns
+    -------
+    Study
+        The results, as :func:`utils.results.open_study` reads them from the folder.
+
+    Raises
+    ------
+    ValueError, OSError
+        What is wrong with the input, in one sentence. What was already computed stays in the folder; running again
+        goes on from there.
+    """
+    config = config or StudyConfig()
+    source = open_source(config)
+    contrasts = find_contrasts(source.frame, contrast=config.contrast)
+    part = split_parts(source.frame, rng=config.seed)
+    select = [restrict(contrast, part == "select") for contrast in contrasts]
+    test = [restrict(contrast, part == "test") for contrast in contrasts]
+    _check_sizes(test, config)
+    folder = _make_folder(Path(out))
+    log = StageLog(folder, asdict(config))
+
+    acts = source.compute(folder / "activations.zarr", progress)
+    further = _check_scan_layers(acts, config)
+    base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, config.contrast, config.seed)
+    on_select = log.table("layers_select", base, lambda: divergence(acts, select, probe=False, progress=progress))
+    log.table("layers", base, lambda: divergence(acts, test, rng=config.seed, progress=progress))
+    if source.has_texts:
+        log.table("form", base, lambda: form_table(source.frame["statement"].tolist(), test))
+    layer = best_layer(on_select)
+
+    scan_key = key_of(base, layer, further, scan_options(config), config.threshold)
+    runs = {}
+    for k in sorted({layer, *further}):
+        scans = folder / "scans" if k == layer else folder / "scans" / f"layer-{k}"
+        runs[k] = _scan_layer(log, scans, acts, test, k, base, config, progress)
+    detection = summarise(runs, threshold=config.threshold)
+    write_frame(folder / "detection.parquet", detection)
+    frequencies = {k: node_frequencies(by_persona).assign(layer=k) for k, by_persona in runs.items()}
+    log.table("nodes", scan_key, lambda: _concat(frequencies))
+    log.table("overlap", scan_key, lambda: overlap(node_sets(runs[layer], threshold=config.threshold), runs[layer]))
+    log.add(
+        activations=acts.attrs,
+        n_layers=int(acts["layer"].max()),
+        n_nodes=acts.sizes["node"],
+        best_layer=layer,
+        has_texts=source.has_texts,
+        sizes=[_describe_sizes(own, chosen) for own, chosen in zip(test, select, strict=True)],
+        personas=detection.to_dict("records"),
+    )
+    log.finish()
+    study = open_study(folder)
+    log.stage("figures", scan_key, lambda: draw_figures(study), exists=(folder / "figures").is_dir())
+    log.finish()
+    log.stage("report", scan_key, lambda: write_report(study), exists=(folder / "report.html").exists())
+    return study
+
+
+def _scan_layer(
+    log: StageLog,
+    folder: Path,
+    acts: xr.DataArray,
+    contrasts: list[Contrast],
+    layer: int,
+    base: str,
+    config: StudyConfig,
+    progress: bool,
+) -> dict[str, ScanRuns]:
+    """Scan every persona at one layer; each is a stage of its own, so that an interrupted study keeps what it has."""
+    values = acts.sel(layer=layer).to_numpy()
+    key = key_of(base, layer, scan_options(config))
+    runs = {}
+    for contrast in contrasts:
+        path = folder / f"{contrast.persona}.parquet"
+        compute = partial(_scan, path, values, contrast, config, progress)
+        log.stage(f"scan/{layer}/{contrast.persona}", key, compute, exists=path.exists())
+        runs[contrast.persona] = ScanRuns.load(path)
+    return runs
+
+
+def _scan(path: Path, values: np.ndarray, contrast: Contrast, config: StudyConfig, progress: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = detect(
+        values[contrast.h0],
+        values[contrast.h1],
+        pairs=np.arange(len(contrast.h0)) if contrast.paired else None,
+        n_jobs=config.jobs or os.cpu_count() or 1,
+        progress=progress,
+        **scan_options(config),
+    )
+    found.save(path)
+
+
+def _check_sizes(contrasts: list[Contrast], config: StudyConfig) -> None:
+    """Refuse, before the long work, statements too few for the split of a run."""
+    needed = config.n_clean + config.n_anomalous
+    for contrast in contrasts:
+        n_h0, n_h1 = len(contrast.h0), len(contrast.h1)
+        pool, what = (n_h0, "pairs") if contrast.paired else (n_h0 + config.n_anomalous, "H0 statements")
+        if n_h1 < config.n_anomalous or pool < needed + _MIN_BACKGROUND:
+            have = pool if contrast.paired else n_h0
+            want = needed + _MIN_BACKGROUND - (0 if contrast.paired else config.n_anomalous)
+            raise ValueError(
+                f"persona {contrast.persona!r} has {have} {what} (and {n_h1} H1 statements) in its test part; a run "
+                f"needs {want}, of them {config.n_clean} clean, and {config.n_anomalous} H1 statements: "
+                "give more statements or smaller --clean and --anomalous."
+            )
+
+
+def _check_scan_layers(acts: xr.DataArray, config: StudyConfig) -> list[int]:
+    present = acts["layer"].to_numpy().tolist()
+    if outside := [layer for layer in config.scan_layers if layer not in present]:
+        raise ValueError(f"--scan-layers {outside} were not extracted; there are layers {present[0]} to {present[-1]}.")
+    return sorted(set(config.scan_layers))
+
+
+def _make_folder(folder: Path) -> Path:
+    """Create the study folder and make sure, before the long work, that files can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out.") from None
+
+
+def _describe_sizes(test: Contrast, select: Contrast) -> dict:
+    return {
+        "persona": test.persona,
+        "paired": test.paired,
+        "select_h0": len(select.h0),
+        "select_h1": len(select.h1),
+        "test_h0": len(test.h0),
+        "test_h1": len(test.h1),
+    }
+
+
+def _concat(frequencies: dict[int, pd.DataFrame]) -> pd.DataFrame:
+    columns = ["persona", "layer", "node", "sign", "frequency", "null_frequency", "p_value"]
+    return pd.concat(frequencies.values(), ignore_index=True)[columns]

@@ -1,0 +1,280 @@
+"""Figures of layers, scans and nodes. Functions take tables, draw on ``ax`` (or axes of their own) and return Axes.
+
+Nothing here computes results or writes files. Colours are from the Okabe–Ito palette, which colour-blind readers can
+tell apart, and from perceptually uniform maps.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+POSITIVE, NEGATIVE, NULL = "#D55E00", "#0072B2", "#8A8A8A"
+METRIC_LABELS = {
+    "centroid_distance": "centroid distance (spreads)",
+    "silhouette": "silhouette",
+    "calinski_harabasz": "Calinski–Harabasz",
+    "davies_bouldin": "Davies–Bouldin (lower = apart)",
+    "probe_accuracy": "probe accuracy",
+    "probe_auroc": "probe AUROC",
+}
+
+
+def short_name(persona: str) -> str:
+    """A persona's name as it fits beside an axis."""
+    return persona.removeprefix("subscribes-to-").replace("politically-", "")
+
+
+def plot_layer_curve(
+    table: pd.DataFrame, *, metric: str = "silhouette", mark: int | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw one persona's metric over layers with its interval, and the label-flip band where there is one.
+
+    Parameters
+    ----------
+    table
+        Rows of :func:`utils.layers.divergence` for one persona.
+    mark
+        A layer to mark with a vertical line.
+    """
+    ax = ax if ax is not None else _new_axes(4.5, 3)
+    layer = table["layer"]
+    if f"{metric}_null_low" in table:
+        ax.fill_between(
+            layer,
+            table[f"{metric}_null_low"],
+            table[f"{metric}_null_high"],
+            color=NULL,
+            alpha=0.35,
+            lw=0,
+            label="sides flipped, 5–95 %",
+        )
+    elif metric.startswith("probe"):
+        ax.axhline(0.5, color=NULL, ls=":", lw=1.2, label="chance")
+    ax.fill_between(
+        layer, table[f"{metric}_low"], table[f"{metric}_high"], color=POSITIVE, alpha=0.25, lw=0, label="95 % interval"
+    )
+    ax.plot(layer, table[metric], color=POSITIVE, lw=1.6, label=METRIC_LABELS[metric])
+    if mark is not None:
+        ax.axvline(mark, color="black", ls="--", lw=0.9, label=f"scanned layer ({mark})")
+    ax.set(xlabel="layer", ylabel=METRIC_LABELS[metric], xlim=(0, layer.max()))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    return ax
+
+
+def plot_layer_curves(table: pd.DataFrame, *, metric: str = "silhouette", mark: int | None = None) -> np.ndarray:
+    """Draw every persona's curve in a panel of its own, one row a topic; returns the array of Axes."""
+    axes, panels = _persona_grid(table, sharex=True, sharey=True, height=1.9)
+    for persona, ax in panels.items():
+        plot_layer_curve(table[table["persona"] == persona], metric=metric, mark=mark, ax=ax)
+        ax.set(title=short_name(persona), xlabel="", ylabel="")
+    figure = axes.flat[0].figure
+    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.supxlabel("layer (residual stream after block)")
+    figure.supylabel(METRIC_LABELS[metric])
+    return axes
+
+
+def plot_layer_heatmap(
+    table: pd.DataFrame, *, metric: str = "silhouette", mark: int | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw a metric as persona × layer."""
+    personas = list(table["persona"].unique())
+    wide = table.pivot(index="persona", columns="layer", values=metric).loc[personas]
+    ax = ax if ax is not None else _new_axes(9, 0.9 + 0.3 * len(wide))
+    sns.heatmap(wide, ax=ax, cmap="cividis", cbar_kws={"label": METRIC_LABELS[metric]}, rasterized=True)
+    layers = list(wide.columns)
+    step = max(1, len(layers) // 12)
+    ax.set_xticks(np.arange(0, len(layers), step) + 0.5, layers[::step], rotation=0)
+    ax.set_yticks(np.arange(len(wide)) + 0.5, [short_name(name) for name in wide.index], rotation=0)
+    if mark in layers:
+        ax.axvline(layers.index(mark), color="white", lw=1.2)
+        ax.axvline(layers.index(mark) + 1, color="white", lw=1.2)
+    ax.set(xlabel="layer" + (f" (framed: {mark}, scanned)" if mark in layers else ""), ylabel="")
+    return ax
+
+
+def plot_embedding(points: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw statements in two dimensions, coloured by direction.
+
+    Parameters
+    ----------
+    points
+        As :func:`utils.layers.reduce` returns them.
+    """
+    ax = ax if ax is not None else _new_axes(4, 3.6)
+    for direction, colour, marker in (("negative", NEGATIVE, "o"), ("positive", POSITIVE, "^")):
+        side = points[points["direction"] == direction]
+        ax.scatter(side["x1"], side["x2"], s=13, color=colour, marker=marker, alpha=0.65, lw=0, label=direction)
+    explained = points.attrs.get("explained")
+    names = [f"PC{i + 1} ({share:.0%})" for i, share in enumerate(explained)] if explained else ["x1", "x2"]
+    ax.set(xticks=[], yticks=[], title=title)
+    ax.set_xlabel(names[0], fontsize=8)
+    ax.set_ylabel(names[1], fontsize=8)
+    return ax
+
+
+def plot_embeddings(points: pd.DataFrame, *, explained: dict[str, list[float]] | None = None) -> np.ndarray:
+    """Draw :func:`plot_embedding` for every persona, one row a topic; returns the array of Axes."""
+    axes, panels = _persona_grid(points, sharex=False, sharey=False, height=2.1)
+    for persona, ax in panels.items():
+        own = points[points["persona"] == persona].copy()
+        own.attrs["explained"] = (explained or {}).get(persona)
+        plot_embedding(own, ax=ax, title=short_name(persona))
+    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
+    axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, markerscale=2)
+    return axes
+
+
+def plot_detection(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw precision and recall of the mixed runs, persona by persona, with what picking at random would give.
+
+    Parameters
+    ----------
+    table
+        One row a persona: ``persona, precision, precision_low, precision_high, recall, recall_low, recall_high,
+        chance, p_value``; low and high are the 5th and 95th percentile of the runs.
+    """
+    ax = ax if ax is not None else _new_axes(7.5, 1.2 + 0.34 * len(table))
+    y = np.arange(len(table))
+    for name, colour, marker, shift in (("precision", POSITIVE, "o", -0.14), ("recall", NEGATIVE, "s", 0.14)):
+        ax.hlines(y + shift, table[f"{name}_low"], table[f"{name}_high"], color=colour, lw=2, alpha=0.5)
+        ax.plot(table[name], y + shift, marker, color=colour, ms=5, label=f"{name} (mean, 5–95 % of runs)")
+    ax.axvline(table["chance"].iloc[0], color=NULL, ls=":", label="precision of a random choice")
+    for row, p_value in enumerate(table["p_value"]):
+        ax.text(1.02, row, f"p = {p_value:.2g}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
+    ax.set_yticks(y, [short_name(name) for name in table["persona"]])
+    ax.set(xlim=(0, 1.02), ylim=(len(table) - 0.5, -0.5), xlabel="precision and recall of the records a run returned")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, frameon=False, fontsize=8)
+    return ax
+
+
+def plot_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the scores of mixed runs and of runs with flipped sides, persona by persona.
+
+    Parameters
+    ----------
+    scores
+        One row a run: ``persona, kind`` (mixed or null), ``score``.
+    """
+    personas = list(scores["persona"].unique())
+    ax = ax if ax is not None else _new_axes(7.5, 1.2 + 0.42 * len(personas))
+    named = scores.assign(runs=scores["kind"].map({"mixed": "true sides", "null": "sides flipped"}))
+    sns.boxplot(
+        named, y="persona", x="score", hue="runs", hue_order=["true sides", "sides flipped"], order=personas,
+        palette={"true sides": POSITIVE, "sides flipped": NULL}, whis=(5, 95), fliersize=0, width=0.7, linewidth=0.9, ax=ax,
+    )  # fmt: skip
+    ax.set_yticks(np.arange(len(personas)), [short_name(name) for name in personas])
+    ax.set(ylabel="", xlabel="scan score of a run (box: quartiles, whiskers: 5–95 %)")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return ax
+
+
+def plot_node_profile(frequencies: pd.DataFrame, *, threshold: float | None = None, ax: Axes | None = None) -> Axes:
+    """Draw, per persona, how often the runs selected each node, from the most to the least frequent.
+
+    Parameters
+    ----------
+    frequencies
+        As :func:`utils.nodes.node_frequencies` returns them.
+    threshold
+        The share of runs above which a node belongs to the node set.
+    """
+    ax = ax if ax is not None else _new_axes(7.5, 4)
+    topics = frequencies.groupby("persona", sort=False).ngroup().nunique()
+    colours = sns.color_palette("viridis", topics)
+    styles = ["-", "--", "-.", ":"]
+    for number, (persona, own) in enumerate(frequencies.groupby("persona", sort=False)):
+        ranked = np.sort(own["frequency"].to_numpy())[::-1]
+        ax.plot(
+            np.arange(1, len(ranked) + 1),
+            ranked,
+            color=colours[number],
+            ls=styles[number % 4],
+            lw=1.5,
+            label=short_name(str(persona)),
+        )
+    if threshold is not None:
+        ax.axhline(threshold, color="black", lw=0.9, ls="--")
+        ax.text(0.995, threshold, "node set", ha="right", va="bottom", fontsize=8, transform=ax.get_yaxis_transform())
+    ax.set(xlabel="node, by rank", ylabel="share of runs that selected it", ylim=(0, 1.02), xlim=(1, None))
+    ax.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def plot_node_map(frequencies: pd.DataFrame, n_nodes: int, *, ax: Axes | None = None) -> Axes:
+    """Draw persona × node: how often the runs selected each node, red above and blue below the background."""
+    personas = list(frequencies["persona"].unique())
+    image = np.zeros((len(personas), n_nodes))
+    for row, persona in enumerate(personas):
+        own = frequencies[frequencies["persona"] == persona]
+        image[row, own["node"]] = own["frequency"] * own["sign"]
+    ax = ax if ax is not None else _new_axes(10, 1.1 + 0.28 * len(personas))
+    shown = ax.imshow(image, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    ax.set_yticks(np.arange(len(personas)), [short_name(name) for name in personas])
+    ax.set(xlabel="node")
+    bar = ax.figure.colorbar(shown, ax=ax, pad=0.01, label="share of runs × side")
+    bar.set_ticks([-1, 0, 1], labels=["1, below", "0", "1, above"])
+    return ax
+
+
+def plot_overlap(table: pd.DataFrame, *, value: str = "jaccard", level: float = 0.05, ax: Axes | None = None) -> Axes:
+    """Draw the overlap of every two node sets as a triangle; a dot marks ``p_adjusted`` ≤ ``level``.
+
+    Parameters
+    ----------
+    table
+        As :func:`utils.nodes.overlap` returns it.
+    """
+    names = list(dict.fromkeys([*table["a"], *table["b"]]))
+    place = {name: i for i, name in enumerate(names)}
+    image = np.full((len(names), len(names)), np.nan)
+    for a, b, shown in zip(table["a"], table["b"], table[value], strict=True):
+        image[place[b], place[a]] = shown
+    ax = ax if ax is not None else _new_axes(1.8 + 0.5 * len(names), 1.2 + 0.45 * len(names))
+    sns.heatmap(
+        image[1:, :-1], ax=ax, cmap="cividis", vmin=0, square=True, annot=True, fmt=".2f", annot_kws={"fontsize": 7},
+        cbar_kws={"label": value.replace("_", " "), "shrink": 0.6}, linewidths=0.4,
+    )  # fmt: skip
+    if "p_adjusted" in table:
+        for a, b, p_value in zip(table["a"], table["b"], table["p_adjusted"], strict=True):
+            if p_value <= level:
+                ax.plot(place[a] + 0.86, place[b] - 1 + 0.16, "o", color="#E69F00", ms=3.2, mec="white", mew=0.4)
+    ax.set_xticks(np.arange(len(names) - 1) + 0.5, [short_name(name) for name in names[:-1]], rotation=45, ha="right")
+    ax.set_yticks(np.arange(len(names) - 1) + 0.5, [short_name(name) for name in names[1:]], rotation=0)
+    return ax
+
+
+def _new_axes(width: float, height: float) -> Axes:
+    return plt.figure(figsize=(width, height), layout="constrained").add_subplot()
+
+
+def _persona_grid(
+    table: pd.DataFrame, *, sharex: bool, sharey: bool, height: float
+) -> tuple[np.ndarray, dict[str, Axes]]:
+    """One panel a persona, one row a topic; panels without a persona are hidden."""
+    topics = table.drop_duplicates("persona").groupby("topic", sort=False)["persona"].apply(list)
+    rows = [chunk for personas in topics for chunk in _chunks(personas, 5)]
+    columns = max(map(len, rows))
+    size = (max(4.0, 2.15 * columns), height * len(rows) + 0.8)
+    _, axes = plt.subplots(
+        len(rows), columns, figsize=size, sharex=sharex, sharey=sharey, squeeze=False, layout="constrained"
+    )
+    panels = {}
+    for row, personas in zip(axes, rows, strict=True):
+        for ax in row[len(personas) :]:
+            ax.set_visible(False)
+        panels |= dict(zip(personas, row, strict=False))
+    for ax in panels.values():
+        ax.title.set_fontsize(9)
+        ax.tick_params(labelsize=8)
+    return axes, panels
+
+
+def _chunks(names: list[str], size: int) -> Sequence[list[str]]:
+    return [names[i : i + size] for i in range(0, len(names), size)]
