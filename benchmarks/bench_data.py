@@ -14,7 +14,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from utils.contrasts import find_contrasts
 from utils.form import FORM_LIMIT, content_accuracy, form_accuracy, has_negation, words
 from utils.models import load_tokenizer
-from utils.statements import DATA, load_identities, load_questions, load_statements
+from utils.questions import load_identities, load_questions
+from utils.statements import DATA, load_statements
 
 
 def trigram_share(statements: pd.Series) -> tuple[str, float]:

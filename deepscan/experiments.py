@@ -94,16 +94,14 @@ def run_scans(
             "would be the same sample; give more clean records, smaller samples, or n_null_runs=0"
         )
     grid = given_alphas(alphas, alpha_max)
-    upper = np.concatenate(
-        [
-            bg.pvalues(clean, tail=tail, groups=clean_groups).upper,
-            bg.pvalues(anomalous, tail=tail, groups=anomalous_groups).upper,
-        ]
-    )
+    pools = [
+        bg.pvalues(clean, tail=tail, groups=clean_groups).upper,
+        bg.pvalues(anomalous, tail=tail, groups=anomalous_groups).upper,
+    ]
     if grid is None or scan == "individual":
-        grid = exact_alphas(upper, alpha_max)
-    bins = bin_pvalues(upper, grid)
-    del upper
+        grid = np.unique(np.concatenate([exact_alphas(pool, alpha_max) for pool in pools]))
+    bins = np.concatenate([bin_pvalues(pool, grid) for pool in pools])
+    del pools
     sides = np.concatenate([bg.sides(clean, groups=clean_groups), bg.sides(anomalous, groups=anomalous_groups)])
     entropy = seed_sequence(rng)
     protocol = Protocol(scan, score, grid, restarts, n_clean, n_anomalous)

@@ -117,7 +117,7 @@ class Background:
         x = check_activations(x, "x", n_nodes=self.n_nodes)
         lower, upper = np.empty(x.shape), np.empty(x.shape)
         for label, rows in self._rows(x.shape[0], groups):
-            _fill(self._sorted[label], x, rows, TAILS[tail], lower, upper)
+            _fill(self._sorted[label], x, rows, tail, lower, upper)
         return PValues(lower=lower, upper=upper)
 
     def sides(
@@ -139,7 +139,7 @@ class Background:
         for label, rows in self._rows(x.shape[0], groups):
             by_node = self._sorted[label]
             n = by_node.shape[1]
-            low, high = by_node[:, (n - 1) // 2], by_node[:, n // 2]
+            low, high = by_node[:, (n - 1) // 2].copy(), by_node[:, n // 2].copy()
             for row in rows:
                 sides[row] = (x[row] > high).astype(np.int8) - (x[row] < low)
         return sides
@@ -171,18 +171,23 @@ def _sort_by_node(h0: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
     return by_node
 
 
-def _fill(by_node, x, rows, tail, lower, upper) -> None:
+def _fill(by_node, x, rows, tail: Tail, lower, upper) -> None:
     from deepscan.ranking import fill_pvalues
 
+    n = by_node.shape[1]
+    more_extreme = np.arange(n + 1) / (n + 1.0)
+    lower_of = np.minimum(2.0 * more_extreme, 1.0) if tail == "two-sided" else more_extreme
+    ends = TAILS[tail], lower_of, tail_pvalues(np.arange(n + 1), n, tail)
     wide = by_node.dtype == np.float64 or x.dtype == np.float64
     common = np.dtype(np.float64 if wide else np.float32)
     if by_node.dtype == x.dtype == common and x.flags.c_contiguous:
-        fill_pvalues(by_node, x, 0, rows, rows, tail, lower, upper, 0)
+        fill_pvalues(by_node, x, 0, rows, rows, *ends, lower, upper, 0)
         return
-    for block in node_blocks(by_node.shape[0], (by_node.shape[1] + x.shape[0]) * common.itemsize):
+    for block in node_blocks(by_node.shape[0], (n + x.shape[0]) * common.itemsize):
         values = np.ascontiguousarray(x[rows, block], dtype=common)
-        values_rows = np.arange(rows.size)
-        fill_pvalues(by_node[block].astype(common), values, 0, values_rows, rows, tail, lower, upper, block.start)
+        fill_pvalues(
+            by_node[block].astype(common), values, 0, np.arange(rows.size), rows, *ends, lower, upper, block.start
+        )
 
 
 def node_blocks(n_nodes: int, bytes_per_node: int) -> Iterator[slice]:

@@ -19,11 +19,9 @@ def _count_below(row, value):
 
 
 @njit(cache=True, nogil=True)
-def _count_upto(row, value, below):
-    """How many entries of an ascending row are at most the value, when ``below`` of them are smaller."""
-    if below == row.size or row[below] != value:
-        return below
-    low, high = below + 1, row.size
+def _count_upto(row, value):
+    """How many entries of an ascending row are at most the value."""
+    low, high = 0, row.size
     while low < high:
         middle = (low + high) // 2
         if row[middle] <= value:
@@ -34,28 +32,58 @@ def _count_upto(row, value, below):
 
 
 @njit(cache=True, nogil=True)
-def fill_pvalues(by_node, x, x_offset, x_rows, out_rows, tail, lower, upper, offset):
-    """P-value ranges of the nodes ``offset ...`` for the given rows; tail 0 right, 1 left, 2 two-sided."""
+def _bucket(value, low, scale, last):
+    """Which of equal parts of a node's range a value is in; never decreases with the value."""
+    place = (value - low) * scale
+    # Written so that NaN, from a range that overflows, ends up in the first part.
+    return min(np.int64(place if place < last else last), last) if place > 0 else np.int64(0)
+
+
+@njit(cache=True, nogil=True)
+def fill_pvalues(by_node, x, x_offset, x_rows, out_rows, tail, lower_of, upper_of, lower, upper, offset):
+    """P-value ranges of the nodes ``offset ...`` for the given rows; tail 0 right, 1 left, 2 two-sided.
+
+    ``lower_of`` and ``upper_of`` hold the ends of the range for each number of background values that are more
+    extreme, and at least as extreme. The background of a node is cut into equal parts of its range, so that only the
+    few values in the part of the value under test need comparing.
+    """
     n_nodes, n = by_node.shape
+    last = 2 * n - 1
+    first_in = np.empty((8, last + 2), np.int32)
+    lows, scales = np.empty(8, by_node.dtype), np.empty(8, np.float64)
     # Eight nodes at a time, so that the cache lines of x and of the results are used whole.
     for first in range(0, n_nodes, 8):
+        count = min(8, n_nodes - first)
+        for q in range(count):
+            row, starts = by_node[first + q], first_in[q]
+            span = np.float64(row[n - 1]) - np.float64(row[0])
+            lows[q], scales[q] = row[0], (last + 1) / span if span > 0 else 0.0
+            starts[:] = 0
+            for i in range(n):
+                starts[_bucket(row[i], lows[q], scales[q], last) + 1] += 1
+            for part in range(last + 1):
+                starts[part + 1] += starts[part]
         for r in range(x_rows.size):
-            for j in range(first, min(first + 8, n_nodes)):
-                row = by_node[j]
-                value = x[x_rows[r], x_offset + j]
-                below = _count_below(row, value)
-                upto = _count_upto(row, value, below)
+            for q in range(count):
+                row, value = by_node[first + q], x[x_rows[r], x_offset + first + q]
+                part = _bucket(value, lows[q], scales[q], last)
+                begin, end = first_in[q, part], first_in[q, part + 1]
+                if end - begin <= 16:
+                    below = upto = np.int64(begin)
+                    for i in range(begin, end):
+                        below += row[i] < value
+                        upto += row[i] <= value
+                else:
+                    below = begin + _count_below(row[begin:end], value)
+                    upto = begin + _count_upto(row[begin:end], value)
                 if tail == 0:
                     outside, inside = n - upto, n - below
                 elif tail == 1:
                     outside, inside = below, upto
                 else:
                     outside, inside = min(n - upto, below), min(n - below, upto)
-                low, high = outside / (n + 1.0), (inside + 1.0) / (n + 1.0)
-                if tail == 2:
-                    low, high = min(2.0 * low, 1.0), min(2.0 * high, 1.0)
-                lower[out_rows[r], offset + j] = low
-                upper[out_rows[r], offset + j] = high
+                lower[out_rows[r], offset + first + q] = lower_of[outside]
+                upper[out_rows[r], offset + first + q] = upper_of[inside]
 
 
 @njit(cache=True, nogil=True)

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from utils.models import load_tokenizer
-from utils.statements import COLUMNS, DATA, TOPICS, load_identities, load_questions, load_statements
+from utils.questions import load_identities, load_questions
+from utils.statements import COLUMNS, DATA, TOPICS, load_statements
 
 PERSONAS = [persona for personas in TOPICS.values() for persona in personas]
 LETTERS = list("ABCD")

@@ -9,8 +9,6 @@ from utils.statements import (
     COLUMNS,
     TOPICS,
     check_names,
-    load_identities,
-    load_questions,
     load_statements,
     topic_of,
 )
@@ -240,8 +238,6 @@ def test_line_numbers_count_line_breaks_inside_quotes(write):
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.csv.*\.csv or \.jsonl"):
         load_statements(tmp_path / "gone.csv")
-    with pytest.raises(FileNotFoundError, match=r"gone\.csv"):
-        load_questions(tmp_path / "gone.csv")
 
 
 def test_folder_is_read_in_the_order_of_names(write, tmp_path):
@@ -327,53 +323,6 @@ def test_check_names():
     check_names("letter", [], [])
     with pytest.raises(ValueError, match=r"unknown letter 'z'; known are: a, b\."):
         check_names("letter", ["a", "z"], ["a", "b", "a"])
-
-
-QUESTIONS = "id,subject,question,A,B,C,D,answer\nx-1,sums,1 + 1?,1,2,3,4,B\n"
-
-
-def test_questions(write):
-    frame = load_questions(write("q.csv", QUESTIONS))
-    assert list(frame.columns) == ["id", "subject", "question", "A", "B", "C", "D", "answer"]
-    assert frame.iloc[0].tolist() == ["x-1", "sums", "1 + 1?", "1", "2", "3", "4", "B"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (QUESTIONS + "x-2,sums,2 + 2?,1,2,3,4,E\n", r"line 3: answer must be A, B, C or D, not 'E'"),
-        (QUESTIONS + "x-2,sums,2 + 2?,1,2,3,4,b\n", r"line 3: answer must be A, B, C or D, not 'b'"),
-        (QUESTIONS + "x-1,sums,2 + 2?,1,2,3,4,D\n", r"line 3: id 'x-1' is there twice"),
-        (QUESTIONS + "x-2,sums,,1,2,3,4,D\n", r"line 3: the question is empty"),
-        (QUESTIONS + "x-2,sums,2 + 2?,1,2,,4,D\n", r"line 3: the C is empty"),
-        (QUESTIONS + "x-2,sums,2 + 2?,1,2,4,D\n", r"line 3 has 7 fields where the header has 8"),
-        (QUESTIONS.replace("answer", "key"), r"no column answer; found: id, subject"),
-        ("", r"the file is empty"),
-    ],
-)
-def test_broken_questions(write, text, message):
-    with pytest.raises(ValueError, match=message):
-        load_questions(write("q.csv", text))
-
-
-def test_identities(write):
-    frame = load_identities(write("i.csv", "identity,group\nnurse,profession\nhuman being,control\n"))
-    assert frame.to_dict("list") == {"identity": ["nurse", "human being"], "group": ["profession", "control"]}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("identity,group\nnurse,a\ndoctor,a\nnurse,b\n", r"line 4: 'nurse' is there twice"),
-        ("identity,group\nnurse,a\n ,a\n", r"line 3: the identity is empty"),
-        ("identity,group\nnurse,\n", r"line 2: the group is empty"),
-        ("identity\nnurse\n", r"no column group; found: identity"),
-        ("identity,group\n", r"a header but no rows"),
-    ],
-)
-def test_broken_identities(write, text, message):
-    with pytest.raises(ValueError, match=message):
-        load_identities(write("i.csv", text))
 
 
 @pytest.mark.skipif(not (SHARED / "anthropic-evals").is_dir(), reason="the evaluations of Perez et al. are not here")

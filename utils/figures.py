@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from utils.contrasts import split_parts
 from utils.layers import reduce
+from utils.nodes import node_profiles
 from utils.results import Study
 from utils.set_plots import plot_upset, plot_venn
 from utils.viz import (
@@ -20,7 +21,7 @@ from utils.viz import (
     plot_layer_curves,
     plot_layer_heatmap,
     plot_node_map,
-    plot_node_profile,
+    plot_node_profiles,
     plot_overlap,
     plot_scores,
 )
@@ -81,16 +82,16 @@ def list_figures(study: Study) -> Iterator[FigureEntry]:
         "scores", "Scan", "Scan scores with the true sides beside scores with sides flipped within pairs.", _draw_scores
     )
     yield FigureEntry(
-        "node_profile",
+        "node_profiles",
         "Nodes",
-        "How often the runs selected each node, from the most frequent down. Solid: true sides; a node set takes nodes above "
-        "the dashed line that flipped sides select less often.",
-        _draw_node_profile,
+        "How often the runs selected each node, from the most frequent down, with true and with flipped sides. Runs share "
+        "statements and nodes are correlated, so that flipped sides select many nodes often, too.",
+        _draw_node_profiles,
     )
     yield FigureEntry(
         "node_map",
         "Nodes",
-        "Selected nodes of every persona: red where the persona's statements lie above the background, blue where below.",
+        "The node set of every persona: red where its statements lie above the background, blue where below.",
         _draw_node_map,
     )
     filled = [persona for persona, held in study.node_sets.items() if held]
@@ -175,12 +176,16 @@ def _draw_scores(study: Study) -> Figure:
     return _figure_of(plot_scores(pd.concat(scores, ignore_index=True)))
 
 
-def _draw_node_profile(study: Study) -> Figure:
-    return _figure_of(plot_node_profile(_best_nodes(study), threshold=study.config["threshold"]))
+def _draw_node_profiles(study: Study) -> Figure:
+    topics = study.layers.drop_duplicates("persona")[["persona", "topic"]]
+    profiles = node_profiles(study.runs).merge(topics, on="persona")
+    return plot_node_profiles(profiles, threshold=study.config["threshold"]).flat[0].figure
 
 
 def _draw_node_map(study: Study) -> Figure:
-    return _figure_of(plot_node_map(_best_nodes(study), study.record["n_nodes"]))
+    at_best = study.nodes[study.nodes["layer"] == study.best_layer]
+    held = [(node, sign) in study.node_sets[persona] for persona, node, sign in zip(*_columns(at_best), strict=True)]
+    return _figure_of(plot_node_map(at_best[held], study.record["n_nodes"]))
 
 
 def _draw_upset(study: Study) -> Figure:
@@ -195,8 +200,8 @@ def _venn_of(personas: list[str]) -> Callable[[Study], Figure]:
     return lambda study: _figure_of(plot_venn({persona: study.node_sets[persona] for persona in personas}))
 
 
-def _best_nodes(study: Study) -> pd.DataFrame:
-    return study.nodes[study.nodes["layer"] == study.best_layer]
+def _columns(nodes: pd.DataFrame) -> list[pd.Series]:
+    return [nodes[name] for name in ("persona", "node", "sign")]
 
 
 def _topics(study: Study) -> dict[str, list[str]]:

@@ -87,8 +87,8 @@ def divergence(
 def best_layer(table: pd.DataFrame, *, metric: str = "silhouette") -> int:
     """Choose the one layer at which all personas are compared: the best mean rank of ``metric`` over personas.
 
-    Layers are ranked within each persona; ties go to the earlier layer. Layer 0 (before any block) takes no part, nor do layers where
-    the metric is NaN for some persona. Give it a table from the ``select`` part only, so that what is reported on the
+    Layers are ranked within each persona; ties go to the earlier layer. Layer 0 (before any block) takes no part, nor do
+    layers where the metric is NaN for some persona. Give it a table from the ``select`` part only, so that what is reported on the
     ``test`` part is not what the layer was chosen on.
 
     Raises

@@ -47,6 +47,27 @@ def node_frequencies(runs: Mapping[str, ScanRuns]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def node_profiles(runs: Mapping[str, ScanRuns]) -> pd.DataFrame:
+    """The selection frequencies of each persona from the highest down, beside those under flipped sides.
+
+    Returns
+    -------
+    DataFrame
+        One row a persona and rank: ``persona, rank`` (from 1), ``frequency``, and ``null_low, null_high``, the 5th and 95th
+        percentile over permutations of the frequency at that rank (NaN without permutations).
+    """
+    frames = []
+    for persona, persona_runs in runs.items():
+        ranked = np.sort(persona_runs.node_frequency())[::-1]
+        low = high = np.full(len(ranked), np.nan)
+        if _n_permutations(persona_runs):
+            low, high = np.quantile(np.sort(persona_runs.permuted_frequency(), axis=1)[:, ::-1], [0.05, 0.95], axis=0)
+        ranks = np.arange(1, len(ranked) + 1)
+        columns = {"persona": persona, "rank": ranks, "frequency": ranked, "null_low": low, "null_high": high}
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)
+
+
 def node_sets(
     runs: Mapping[str, ScanRuns], *, threshold: float = 0.5, level: float | None = 0.05
 ) -> dict[str, NodeSet]:

@@ -42,7 +42,7 @@ _PAGE = """<!doctype html>
 <p>{{ about }}</p>
 {% if table %}<div class="scroll">{{ table | safe }}</div>{% endif %}
 {% for entry, image in figures %}
-<figure><img src="data:image/png;base64,{{ image }}" alt="{{ entry.caption }}"><figcaption>{{ entry.caption }}</figcaption></figure>
+<figure><img src="data:image/png;base64,{{ image }}" alt="{{ entry.name }}"><figcaption>{{ entry.caption }}</figcaption></figure>
 {% endfor %}
 {% endfor %}
 <h2>Configuration</h2>
@@ -148,9 +148,9 @@ def _about_scan(study: Study) -> tuple[str, pd.DataFrame]:
     ]
     columns += ["n_background", "n_clean", "n_anomalous"] + (["auroc"] if config["scan"] == "individual" else [])
     about = (
-        f"{config['runs']} runs a persona, each with a fresh split: {config['n_clean']} clean and {config['n_anomalous']} anomalous "
-        f"records against a background of {h0}; score {config['score']}, {config['tail']} p-values. The p-value compares the mean "
-        "score with that of all runs after flipping sides."
+        f"{config['runs']} runs a persona, each with a fresh split: {config['n_clean']} clean and {config['n_anomalous']} "
+        f"anomalous records against a background of {h0}; score {config['score']}, {config['tail']} p-values. The p-value "
+        "compares the mean score with that of all runs after flipping sides."
     )
     table = study.detection[columns]
     return about, table.assign(persona=table["persona"].map(short_name)).rename(

@@ -42,6 +42,8 @@ def plot_venn(sets: Mapping[str, NodeSet], *, ax: Axes | None = None) -> Axes:
     labelled = {name: set(held) for name, held in zip(names, sets.values(), strict=True)}
     draw = venn.venn if len(sets) < 6 else venn.pseudovenn
     draw(labelled, ax=ax, cmap=OKABE_ITO[: len(sets)], fontsize=8, legend_loc="upper left")
+    for text in ax.texts:
+        text.set_visible(text.get_text() != "0")
     if legend := ax.get_legend():
         legend.set_bbox_to_anchor((1.0, 1.0))
     return ax
@@ -77,7 +79,7 @@ def plot_upset(sets: Mapping[str, NodeSet], *, max_intersections: int = 25) -> F
         [{f"{node}{sign:+d}" for node, sign in held} for held in filled.values()],
         sets_names=[short_name(name) for name in filled],
     )
-    plot = Upset(data, orient="h", min_cardinality=smallest, fontsize=9, size_scale=0.6)
+    plot = Upset(data, orient="h", min_cardinality=smallest, fontsize=9, size_scale=0.6, sort_subsets="-cardinality")
     before = set(plt.get_fignums())
     plot.render()
     figure = plot.figure

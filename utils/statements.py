@@ -1,4 +1,4 @@
-"""Statements, questions and identities: files in, one labelled frame out.
+"""Statements: files in, one labelled frame out.
 
 Three layouts of statements are read, recognised by their content: this project's CSV, the prompt-steering CSV
 (``statement, direction, persona_dim``) and persona JSONL (``statement, answer_matching_behavior``, Perez et al. 2022).
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
+
+from utils.csv_lines import check_filled, check_ids, decode, first_value, line_of, read_csv, require
 
 logger = logging.getLogger(__name__)
 
@@ -65,33 +67,6 @@ def load_statements(
     return _select(frame, "persona", personas).reset_index(drop=True)
 
 
-def load_questions(path: str | Path | None = None) -> pd.DataFrame:
-    """Read four-option questions: ``id, subject, question, A, B, C, D, answer`` (the right letter)."""
-    path = Path(path) if path is not None else DATA / "questions.csv"
-    frame = _read_csv(path, _decode(path))
-    names = ["id", "subject", "question", "A", "B", "C", "D", "answer"]
-    _require(path, frame, names)
-    _check_filled(path, frame, names)
-    wrong = ~frame["answer"].isin(list("ABCD"))
-    if wrong.any():
-        raise ValueError(
-            f"{path}: {_line(frame, wrong)}: answer must be A, B, C or D, not {_first(frame, wrong, 'answer')!r}."
-        )
-    return _check_ids(path, frame)
-
-
-def load_identities(path: str | Path | None = None) -> pd.DataFrame:
-    """Read identities for "You are {identity}" prompts: ``identity, group``."""
-    path = Path(path) if path is not None else DATA / "identities.csv"
-    frame = _read_csv(path, _decode(path))
-    _require(path, frame, ["identity", "group"])
-    _check_filled(path, frame, ["identity", "group"])
-    repeated = frame["identity"].duplicated()
-    if repeated.any():
-        raise ValueError(f"{path}: {_line(frame, repeated)}: {_first(frame, repeated, 'identity')!r} is there twice.")
-    return frame.drop(columns="_line")
-
-
 def topic_of(persona: str) -> str:
     """The topic of a persona; ``other`` where it is not one of the study's fourteen."""
     return next((topic for topic, personas in TOPICS.items() if persona in personas), "other")
@@ -136,63 +111,26 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _header(file: Path) -> list[str]:
-    return [name.strip() for name in next(filter(None, csv.reader(io.StringIO(_decode(file)))), [])]
-
-
-def _decode(path: Path) -> str:
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}.")
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}: line {line} is not UTF-8; save the file with UTF-8 encoding.") from None
-    if not text.strip():
-        raise ValueError(f"{path}: the file is empty.")
-    return text
+    return [name.strip() for name in next(filter(None, csv.reader(io.StringIO(decode(file)))), [])]
 
 
 def _read_file(path: Path) -> pd.DataFrame:
-    text = _decode(path)
+    text = decode(path)
     if text.lstrip().startswith("{"):
         return _from_jsonl(path, text)
-    frame = _read_csv(path, text)
+    frame = read_csv(path, text)
     if "persona_dim" in frame and "persona" not in frame:
         frame = frame.rename(columns={"persona_dim": "persona"})
-    _require(path, frame, ["statement", "direction", "persona"])
+    require(path, frame, ["statement", "direction", "persona"])
     key = frame["direction"].str.strip().str.lower()
     unknown = ~key.isin(list(_DIRECTIONS))
     if unknown.any():
         raise ValueError(
-            f"{path}: {_line(frame, unknown)}: unknown direction {_first(frame, unknown, 'direction')!r}; "
+            f"{path}: {line_of(frame, unknown)}: unknown direction {first_value(frame, unknown, 'direction')!r}; "
             "expected positive or negative."
         )
     frame["direction"] = key.map(_DIRECTIONS)
     return _complete(path, frame)
-
-
-def _read_csv(path: Path, text: str) -> pd.DataFrame:
-    line = 1
-    try:
-        # csv and not pandas: only csv tells the line a record started on once quoted fields hold line breaks.
-        reader = csv.reader(io.StringIO(text), strict=True)
-        names = [name.strip() for name in next(filter(None, reader))]
-        if len(set(names)) < len(names):
-            raise ValueError(f"{path}: the header names a column twice: {', '.join(names)}.")
-        rows = []
-        line = reader.line_num + 1
-        for row in reader:
-            if row and len(row) != len(names):
-                raise ValueError(f"{path}: line {line} has {len(row)} fields where the header has {len(names)}.")
-            if row:
-                rows.append([*row, line])
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{path}: line {line} is not readable as CSV ({error}).") from None
-    if not rows:
-        raise ValueError(f"{path}: the file has a header but no rows.")
-    return pd.DataFrame(rows, columns=[*names, "_line"])
 
 
 def _from_jsonl(path: Path, text: str) -> pd.DataFrame:
@@ -229,18 +167,18 @@ def _complete(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     if "id" not in frame:
         # By file and not by persona, which may be spread over the files of a folder.
         frame["id"] = [f"{path.stem}-{line:05d}" for line in frame["_line"]]
-    _check_filled(path, frame, ["statement", "persona", "id"])
+    check_filled(path, frame, ["statement", "persona", "id"])
     frame["statement"] = frame["statement"].str.strip()
     frame["persona"] = frame["persona"].str.strip()
     known = frame["persona"].map(topic_of)
     frame["topic"] = frame["topic"].where(frame["topic"].str.strip() != "", known) if "topic" in frame else known
     frame["pair"] = frame["pair"].where(frame["pair"].str.strip() != "") if "pair" in frame else None
-    _check_ids(path, frame)
+    check_ids(path, frame)
     return frame[[*COLUMNS, "_line"]]
 
 
 def _finish(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    frame = _check_ids(path, frame.assign(pair=frame["pair"].astype("string")))
+    frame = check_ids(path, frame.assign(pair=frame["pair"].astype("string")))
     sides = frame.dropna(subset="pair").groupby("pair", sort=False)
     counts = sides.agg(n=("id", "size"), personas=("persona", "nunique"), sides=("direction", "nunique"))
     broken = counts[(counts["n"] != 2) | (counts["personas"] != 1) | (counts["sides"] != 2)]
@@ -249,31 +187,3 @@ def _finish(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
             f"{path}: pair {broken.index[0]!r} is not one positive and one negative statement of one persona."
         )
     return frame[COLUMNS]
-
-
-def _check_ids(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    repeated = frame["id"].duplicated()
-    if repeated.any():
-        raise ValueError(f"{path}: {_line(frame, repeated)}: id {_first(frame, repeated, 'id')!r} is there twice.")
-    return frame.drop(columns="_line")
-
-
-def _check_filled(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None:
-    for name in names:
-        if (empty := frame[name].str.strip() == "").any():
-            raise ValueError(f"{path}: {_line(frame, empty)}: the {name} is empty.")
-
-
-def _require(path: Path, frame: pd.DataFrame, needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in frame]
-    if missing:
-        found = ", ".join(str(name) for name in frame.columns if name != "_line")
-        raise ValueError(f"{path}: no column {' or '.join(missing)}; found: {found}.")
-
-
-def _line(frame: pd.DataFrame, mask: pd.Series) -> str:
-    return f"line {_first(frame, mask, '_line')}"
-
-
-def _first(frame: pd.DataFrame, mask: pd.Series, column: str):
-    return frame.loc[mask, column].iloc[0]

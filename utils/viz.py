@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 POSITIVE, NEGATIVE, NULL = "#D55E00", "#0072B2", "#8A8A8A"
+NULL_LABEL = "sides flipped, 5–95 %"
 METRIC_LABELS = {
     "centroid_distance": "centroid distance (spreads)",
     "silhouette": "silhouette",
@@ -51,7 +52,7 @@ def plot_layer_curve(
             color=NULL,
             alpha=0.35,
             lw=0,
-            label="sides flipped, 5–95 %",
+            label=NULL_LABEL,
         )
     elif metric.startswith("probe"):
         ax.axhline(0.5, color=NULL, ls=":", lw=1.2, label="chance")
@@ -72,11 +73,7 @@ def plot_layer_curves(table: pd.DataFrame, *, metric: str = "silhouette", mark: 
     for persona, ax in panels.items():
         plot_layer_curve(table[table["persona"] == persona], metric=metric, mark=mark, ax=ax)
         ax.set(title=short_name(persona), xlabel="", ylabel="")
-    figure = axes.flat[0].figure
-    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.supxlabel("layer (residual stream after block)")
-    figure.supylabel(METRIC_LABELS[metric])
+    _label_grid(axes, panels, xlabel="layer (residual stream after block)", ylabel=METRIC_LABELS[metric])
     return axes
 
 
@@ -126,8 +123,7 @@ def plot_embeddings(points: pd.DataFrame, *, explained: dict[str, list[float]] |
         own = points[points["persona"] == persona].copy()
         own.attrs["explained"] = (explained or {}).get(persona)
         plot_embedding(own, ax=ax, title=short_name(persona))
-    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-    axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, markerscale=2)
+    _label_grid(axes, panels, markerscale=2)
     return axes
 
 
@@ -175,50 +171,58 @@ def plot_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_node_profile(frequencies: pd.DataFrame, *, threshold: float | None = None, ax: Axes | None = None) -> Axes:
-    """Draw, per persona, how often the runs selected each node, from the most to the least frequent.
+def plot_node_profiles(profiles: pd.DataFrame, *, threshold: float | None = None) -> np.ndarray:
+    """Draw how often the runs selected each node, from the most frequent down, one panel a persona.
 
     Parameters
     ----------
-    frequencies
-        As :func:`utils.nodes.node_frequencies` returns them.
+    profiles
+        As :func:`utils.nodes.node_profiles` returns them, with a column ``topic``.
     threshold
-        The share of runs above which a node belongs to the node set.
+        The share of runs that the node set asks for.
+
+    Returns
+    -------
+    ndarray of Axes
     """
-    ax = ax if ax is not None else _new_axes(7.5, 4)
-    topics = frequencies.groupby("persona", sort=False).ngroup().nunique()
-    colours = sns.color_palette("viridis", topics)
-    styles = ["-", "--", "-.", ":"]
-    for number, (persona, own) in enumerate(frequencies.groupby("persona", sort=False)):
-        ranked = np.sort(own["frequency"].to_numpy())[::-1]
-        ax.plot(
-            np.arange(1, len(ranked) + 1),
-            ranked,
-            color=colours[number],
-            ls=styles[number % 4],
-            lw=1.5,
-            label=short_name(str(persona)),
-        )
-    if threshold is not None:
-        ax.axhline(threshold, color="black", lw=0.9, ls="--")
-        ax.text(0.995, threshold, "node set", ha="right", va="bottom", fontsize=8, transform=ax.get_yaxis_transform())
-    ax.set(xlabel="node, by rank", ylabel="share of runs that selected it", ylim=(0, 1.02), xlim=(1, None))
-    ax.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return ax
+    axes, panels = _persona_grid(profiles, sharex=True, sharey=True, height=1.9)
+    for persona, ax in panels.items():
+        own = profiles[profiles["persona"] == persona]
+        ax.fill_between(own["rank"], own["null_low"], own["null_high"], color=NULL, alpha=0.4, lw=0, label=NULL_LABEL)
+        ax.plot(own["rank"], own["frequency"], color=POSITIVE, lw=1.6, label="true sides")
+        if threshold is not None:
+            ax.axhline(
+                threshold, color="black", ls="--", lw=0.9, label=f"least share for the node set ({threshold:.0%})"
+            )
+        ax.set(title=short_name(persona), ylim=(0, 1.02), xlim=(1, own["rank"].max()))
+    _label_grid(axes, panels, xlabel="node, by rank", ylabel="share of runs that selected it")
+    return axes
 
 
-def plot_node_map(frequencies: pd.DataFrame, n_nodes: int, *, ax: Axes | None = None) -> Axes:
-    """Draw persona × node: how often the runs selected each node, red above and blue below the background."""
-    personas = list(frequencies["persona"].unique())
+def plot_node_map(nodes: pd.DataFrame, n_nodes: int, *, ax: Axes | None = None) -> Axes:
+    """Draw persona × node: the share of runs that selected a node, red above and blue below the background.
+
+    Parameters
+    ----------
+    nodes
+        One row a persona and node to show: ``persona, node, sign, frequency``.
+    n_nodes
+        How many nodes there are.
+    """
+    personas = list(nodes["persona"].unique())
     image = np.zeros((len(personas), n_nodes))
     for row, persona in enumerate(personas):
-        own = frequencies[frequencies["persona"] == persona]
+        own = nodes[nodes["persona"] == persona]
         image[row, own["node"]] = own["frequency"] * own["sign"]
     ax = ax if ax is not None else _new_axes(10, 1.1 + 0.28 * len(personas))
-    shown = ax.imshow(image, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    # Short bars and not pixels: a single node of thousands would be too thin to see.
+    row, node = np.nonzero(image)
+    width = max(1.2, 500 / n_nodes)
+    shown = ax.scatter(node, row, c=image[row, node], marker="|", s=130, lw=width, cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.hlines(np.arange(len(personas)), 0, n_nodes, color="#DDDDDD", lw=0.6, zorder=0)
     ax.set_yticks(np.arange(len(personas)), [short_name(name) for name in personas])
-    ax.set(xlabel="node")
-    bar = ax.figure.colorbar(shown, ax=ax, pad=0.01, label="share of runs × side")
+    ax.set(xlabel="node", xlim=(-0.01 * n_nodes, 1.01 * n_nodes), ylim=(len(personas) - 0.5, -0.5))
+    bar = ax.figure.colorbar(shown, ax=ax, pad=0.01, label="share of runs, by side")
     bar.set_ticks([-1, 0, 1], labels=["1, below", "0", "1, above"])
     return ax
 
@@ -274,6 +278,19 @@ def _persona_grid(
         ax.title.set_fontsize(9)
         ax.tick_params(labelsize=8)
     return axes, panels
+
+
+def _label_grid(
+    axes: np.ndarray, panels: dict[str, Axes], *, xlabel: str = "", ylabel: str = "", markerscale: float = 1
+) -> None:
+    """One legend above all panels, and one label for each axis."""
+    figure = axes.flat[0].figure
+    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=4, frameon=False, markerscale=markerscale, fontsize=9
+    )
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
 
 
 def _chunks(names: list[str], size: int) -> Sequence[list[str]]:
