@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from deepscan import counting
+from deepscan import candidates, counting, steps
 from deepscan.scores import CALLABLE, ScoreFunction, ScoreName, evaluate, score_kind
 from deepscan.sweep import start_state, sweep
 
@@ -102,9 +102,9 @@ class Landscape:
         low, high = self.bounds[2:] if axis == "nodes" else self.bounds[:2]
         if self.kind != CALLABLE and self.alphas.size <= MAX_COUNTED:
             if axis == "records":
-                return counting.best_records(self.kind, self.bins, fixed, self.alphas, low, high)
+                return steps.best_records(self.kind, self.bins, fixed, self.alphas, low, high)
             network = counting.node_network(fixed.size)
-            return counting.best_nodes(self.kind, self.bins, fixed, network, self.alphas, low, high)
+            return steps.best_nodes(self.kind, self.bins, fixed, network, self.alphas, low, high)
         top, k, cut, size = 0.0, -1, 0, 0
         for n_alpha, n, ks, sizes, cuts, count in self._candidates(axis, fixed, low, high):
             score, c = self._best(n_alpha, n, ks, count)
@@ -121,11 +121,11 @@ class Landscape:
         if self.alphas.size <= MAX_COUNTED:
             if axis == "records":
                 counts = counting.count_records(self.bins, fixed, self.alphas.size)
-                yield counting.list_records(counts, fixed.size, self.alphas, low, high, prune)
+                yield candidates.list_records(counts, fixed.size, self.alphas, low, high, prune)
             else:
                 network = counting.node_network(fixed.size)
                 exactly = counting.tally_nodes(self.bins, fixed, network, self.alphas.size)
-                yield counting.list_tallied(exactly, n_nodes, self.alphas, low, high, prune)
+                yield candidates.list_tallied(exactly, n_nodes, self.alphas, low, high, prune)
             return
         elements, others = (n_nodes, n_records) if axis == "nodes" else (n_records, n_nodes)
         is_member = np.zeros(others, np.bool_)
@@ -148,7 +148,7 @@ class Landscape:
 
     def _best(self, n_alpha, n, k, count) -> tuple[float, int]:
         if not callable(self.score):
-            return counting.best_candidate(self.kind, n_alpha, n, k, self.alphas, count)
+            return candidates.best_candidate(self.kind, n_alpha, n, k, self.alphas, count)
         if count == 0:
             return 0.0, -1
         scores = evaluate(self.score, n_alpha[:count], n[:count], self.alphas[k[:count]])

@@ -32,11 +32,12 @@ def _count_upto(row, value):
 
 
 @njit(cache=True, nogil=True)
-def _bucket(value, low, scale, last):
-    """Which of equal parts of a node's range a value is in; never decreases with the value."""
-    place = (value - low) * scale
-    # Written so that NaN, from a range that overflows, ends up in the first part.
-    return min(np.int64(place if place < last else last), last) if place > 0 else np.int64(0)
+def _part_of(value, half_low, scale, last):
+    """Which of equal parts of a node's range a value is in; never decreases with the value.
+
+    Halves, for the difference of two large numbers may overflow.
+    """
+    return np.uint32(min(max((0.5 * value - half_low) * scale, 0.0), last))
 
 
 @njit(cache=True, nogil=True)
@@ -48,40 +49,48 @@ def fill_pvalues(by_node, x, x_offset, x_rows, out_rows, tail, lower_of, upper_o
     few values in the part of the value under test need comparing.
     """
     n_nodes, n = by_node.shape
-    last = 2 * n - 1
-    first_in = np.empty((8, last + 2), np.int32)
-    lows, scales = np.empty(8, by_node.dtype), np.empty(8, np.float64)
+    size = np.uint32(n)
+    n_parts = 2 * n
+    last = np.float64(n_parts - 1)
+    first_in = np.empty((8, n_parts + 1), np.uint32)
+    # Past its end a row goes on with inf, which is more than any value.
+    rows = np.empty((8, n + 4), by_node.dtype)
+    rows[:, n:] = np.inf
+    half_lows, scales = np.empty(8), np.empty(8)
     # Eight nodes at a time, so that the cache lines of x and of the results are used whole.
     for first in range(0, n_nodes, 8):
         count = min(8, n_nodes - first)
         for q in range(count):
-            row, starts = by_node[first + q], first_in[q]
-            span = np.float64(row[n - 1]) - np.float64(row[0])
-            lows[q], scales[q] = row[0], (last + 1) / span if span > 0 else 0.0
+            row, starts = rows[q], first_in[q]
+            row[:n] = by_node[first + q]
+            half_lows[q] = 0.5 * np.float64(row[0])
+            half_span = 0.5 * np.float64(row[n - 1]) - half_lows[q]
+            scales[q] = n_parts / half_span if half_span > 1e-300 else 0.0
             starts[:] = 0
             for i in range(n):
-                starts[_bucket(row[i], lows[q], scales[q], last) + 1] += 1
-            for part in range(last + 1):
+                starts[_part_of(row[i], half_lows[q], scales[q], last) + np.uint32(1)] += np.uint32(1)
+            for part in range(n_parts):
                 starts[part + 1] += starts[part]
         for r in range(x_rows.size):
             for q in range(count):
-                row, value = by_node[first + q], x[x_rows[r], x_offset + first + q]
-                part = _bucket(value, lows[q], scales[q], last)
-                begin, end = first_in[q, part], first_in[q, part + 1]
-                if end - begin <= 16:
-                    below = upto = np.int64(begin)
-                    for i in range(begin, end):
-                        below += row[i] < value
-                        upto += row[i] <= value
-                else:
-                    below = begin + _count_below(row[begin:end], value)
-                    upto = begin + _count_upto(row[begin:end], value)
+                row, value = rows[q], x[x_rows[r], x_offset + first + q]
+                part = _part_of(value, half_lows[q], scales[q], last)
+                begin, end = first_in[q, part], first_in[q, part + np.uint32(1)]
+                below = upto = begin
+                # Always four, without a branch; those beyond the part are larger and do not count.
+                for i in range(4):
+                    other = row[begin + np.uint32(i)]
+                    below += np.uint32(other < value)
+                    upto += np.uint32(other <= value)
+                if end > begin + np.uint32(4):
+                    below = begin + np.uint32(_count_below(row[begin:end], value))
+                    upto = begin + np.uint32(_count_upto(row[begin:end], value))
                 if tail == 0:
-                    outside, inside = n - upto, n - below
+                    outside, inside = size - upto, size - below
                 elif tail == 1:
                     outside, inside = below, upto
                 else:
-                    outside, inside = min(n - upto, below), min(n - below, upto)
+                    outside, inside = min(size - upto, below), min(size - below, upto)
                 lower[out_rows[r], offset + first + q] = lower_of[outside]
                 upper[out_rows[r], offset + first + q] = upper_of[inside]
 
@@ -254,12 +263,13 @@ def fill_ties(values, order, start, stop):
 @njit(cache=True, nogil=True)
 def sum_sides(sides, records, nodes):
     """Sign of the sum over the records of the sides (n_records, n_nodes) on which they lie, for the given nodes."""
-    signs = np.empty(nodes.size, np.int8)
-    total = np.zeros(nodes.size, np.int32)
+    total = np.zeros(sides.shape[1], np.int32)
     for i in records:
         row = sides[i]
-        for a in range(nodes.size):
-            total[a] += row[nodes[a]]
+        for j in range(row.size):
+            total[j] += row[j]
+    signs = np.empty(nodes.size, np.int8)
     for a in range(nodes.size):
-        signs[a] = 1 if total[a] > 0 else (-1 if total[a] < 0 else 0)
+        side = total[nodes[a]]
+        signs[a] = 1 if side > 0 else (-1 if side < 0 else 0)
     return signs

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Integer, Shaped
 
 from deepscan.pvalues import TAILS, Tail, node_blocks
 
@@ -20,17 +20,17 @@ class Ranks:
         Where in ``order`` the records that tie with a record begin and end.
     """
 
-    order: Int[np.ndarray, "nodes records"]
-    start: Int[np.ndarray, "nodes records"]
-    stop: Int[np.ndarray, "nodes records"]
+    order: Integer[np.ndarray, "nodes records"]
+    start: Integer[np.ndarray, "nodes records"]
+    stop: Integer[np.ndarray, "nodes records"]
 
     def bins(
         self,
-        background: Int[np.ndarray, " background"],
-        scanned: Int[np.ndarray, " scanned"],
-        bin_of_count: Int[np.ndarray, " counts"],
+        background: Integer[np.ndarray, " background"],
+        scanned: Integer[np.ndarray, " scanned"],
+        bin_of_count: Integer[np.ndarray, " counts"],
         tail: Tail,
-    ) -> Int[np.ndarray, "scanned nodes"]:
+    ) -> Integer[np.ndarray, "scanned nodes"]:
         """Threshold index of every scanned record against a background, both given as indices of records."""
         from deepscan.ranking import fill_split_bins
 
@@ -41,10 +41,10 @@ class Ranks:
 
     def signs(
         self,
-        background: Int[np.ndarray, " background"],
-        records: Int[np.ndarray, " selected"],
-        nodes: Int[np.ndarray, " chosen"],
-    ) -> Int[np.ndarray, " chosen"]:
+        background: Integer[np.ndarray, " background"],
+        records: Integer[np.ndarray, " selected"],
+        nodes: Integer[np.ndarray, " chosen"],
+    ) -> Integer[np.ndarray, " chosen"]:
         """Side of the background's median on which most of the records lie, on the given nodes: +1, -1 or 0."""
         from deepscan.ranking import fill_split_signs
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 
 from deepscan.textformat import parse_runs, write_runs
 
@@ -54,9 +54,9 @@ class ScanRuns:
     """
 
     table: "pandas.DataFrame"
-    nodes: list[Int[np.ndarray, " _"]]
-    records: list[Int[np.ndarray, " _"]]
-    signs: list[Int[np.ndarray, " _"]]
+    nodes: list[Integer[np.ndarray, " _"]]
+    records: list[Integer[np.ndarray, " _"]]
+    signs: list[Integer[np.ndarray, " _"]]
     config: dict = field(default_factory=dict)
     p_value: float | None = None
 
@@ -69,7 +69,7 @@ class ScanRuns:
         """Share of the mixed runs that selected each node; NaN where there is no mixed run."""
         return self._shares(self._rows("mixed"))
 
-    def node_sign(self) -> Int[np.ndarray, " nodes"]:
+    def node_sign(self) -> Integer[np.ndarray, " nodes"]:
         """Side of the background on which the selected records lie in most of the mixed runs that selected a node.
 
         Returns
@@ -83,7 +83,7 @@ class ScanRuns:
         """Share of the runs of each permutation that selected each node."""
         return np.stack([self._shares(rows) for rows in self._by_permutation()])
 
-    def permuted_sign(self) -> Int[np.ndarray, "permutations nodes"]:
+    def permuted_sign(self) -> Integer[np.ndarray, "permutations nodes"]:
         """Sign of each node, as of :meth:`node_sign`, in the runs of each permutation."""
         return np.stack([self._majority(rows) for rows in self._by_permutation()])
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 
 from deepscan.checks import as_generator, check_groups, check_integer, check_matrix
 from deepscan.pvalues import PValues
@@ -33,8 +33,8 @@ class ScanResult:
 
     score: float
     alpha: float
-    records: Int[np.ndarray, " selected_records"]
-    nodes: Int[np.ndarray, " selected_nodes"]
+    records: Integer[np.ndarray, " selected_records"]
+    nodes: Integer[np.ndarray, " selected_nodes"]
 
 
 def upper_pvalues(p: PValues | np.ndarray) -> np.ndarray:

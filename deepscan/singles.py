@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from deepscan.counting import phi
+from deepscan.candidates import phi
 
 TOLERANCE = 1e-12
 

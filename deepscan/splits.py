@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from deepscan.checks import check_integer
 
@@ -15,8 +15,8 @@ _FLIPS, _SPLITS = 0, 1
 class Labels:
     """Records (indices into ``[h0; h1]``) on each side; with pairs, entry i of both sides is pair i."""
 
-    h0: Int[np.ndarray, " h0"]
-    h1: Int[np.ndarray, " h1"]
+    h0: Integer[np.ndarray, " h0"]
+    h1: Integer[np.ndarray, " h1"]
     paired: bool
 
     def background_size(self, n_clean: int, n_anomalous: int, n_background: int | None) -> int:
@@ -51,9 +51,9 @@ class Labels:
 class Split:
     """Places in the sides of :class:`Labels` that a run takes its records from, and the run's own seed."""
 
-    clean: Int[np.ndarray, " clean"]
-    anomalous: Int[np.ndarray, " anomalous"]
-    background: Int[np.ndarray, " background"]
+    clean: Integer[np.ndarray, " clean"]
+    anomalous: Integer[np.ndarray, " anomalous"]
+    background: Integer[np.ndarray, " background"]
     seed: np.random.SeedSequence
 
 

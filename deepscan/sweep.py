@@ -8,7 +8,7 @@ which takes constant time a cell; at each threshold only the distinct counts are
 import numpy as np
 from numba import njit
 
-from deepscan.counting import emit
+from deepscan.candidates import emit
 
 
 @njit(cache=True, nogil=True)

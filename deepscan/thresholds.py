@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from deepscan.checks import check_integer, check_probabilities
 from deepscan.pvalues import Tail, node_blocks, tail_pvalues
@@ -70,7 +70,7 @@ def bin_dtype(n_alphas: int) -> type:
 
 def bin_pvalues(
     p: Float[np.ndarray, "records nodes"], alphas: Float[np.ndarray, " thresholds"]
-) -> Int[np.ndarray, "records nodes"]:
+) -> Integer[np.ndarray, "records nodes"]:
     """Index of the smallest threshold that each p-value does not exceed (within 1e-12).
 
     Returns

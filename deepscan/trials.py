@@ -5,8 +5,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from deepscan.checks import check_choice, check_integer
 from deepscan.runs import auroc
 from deepscan.scores import ScoreFunction, ScoreName, evaluate, score_kind
+from deepscan.thresholds import Alphas
 
 ScanKind = Literal["group", "individual"]
 
@@ -78,3 +80,44 @@ class Protocol:
         nodes = np.flatnonzero(2 * count_selections(bins, top, k[top]) >= top.size)
         clean, anomalous = scores[: self.n_clean], scores[self.n_clean :]
         return Trial(float(anomalous.mean() - clean.mean()), float("nan"), top, nodes, auroc(anomalous, clean))
+
+
+def run_parallel(function, tasks: list[tuple], *, n_jobs: int, progress: bool) -> list:
+    """Results of a function for each tuple of arguments, in order."""
+    from joblib import Parallel, delayed
+    from tqdm.auto import tqdm
+
+    calls = (delayed(function)(*task) for task in tasks)
+    parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator" if progress else "list")
+    return list(tqdm(parallel(calls), total=len(tasks), desc="scanning", disable=not progress))
+
+
+def table_row(trial: Trial, run: int, n_clean: int, n_anomalous: int, *, kind: str, permutation: int) -> dict:
+    """Row of a run in the table; only mixed runs have precision and recall."""
+    row = {
+        "run": run,
+        "kind": kind,
+        "permutation": permutation,
+        "score": trial.score,
+        "alpha": trial.alpha,
+        "n_records": trial.records.size,
+        "n_nodes": trial.nodes.size,
+        "auroc": trial.auroc,
+    }
+    if kind == "mixed":
+        hits = int(np.sum(trial.records >= n_clean))
+        row["precision"] = hits / trial.records.size if trial.records.size else float("nan")
+        row["recall"] = hits / n_anomalous
+    return row
+
+
+def describe_alphas(alphas: Alphas) -> int | str | list[float]:
+    """Thresholds as the configuration records them."""
+    return alphas if isinstance(alphas, int | str) else np.asarray(alphas, np.float64).tolist()
+
+
+def check_samples(n_clean: int, n_anomalous: int, scan: ScanKind) -> tuple[int, int]:
+    """Numbers of clean and anomalous records, checked."""
+    check_choice(scan, "scan", ScanKind)
+    n_clean = check_integer(n_clean, "n_clean", minimum=0 if scan == "group" else 1)
+    return n_clean, check_integer(n_anomalous, "n_anomalous", minimum=1)

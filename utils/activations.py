@@ -110,16 +110,15 @@ def extract(
         values = np.empty((len(chosen), len(frame), lm.d_model), dtype)
         order = plan.rows["order"].to_numpy()
 
-        def keep(number: int, batch: np.ndarray) -> None:
-            values[:, order[number * plan.size :][: batch.shape[1]]] = batch
+        def keep(rows: np.ndarray, batch: np.ndarray) -> None:
+            values[:, order[rows]] = batch
 
-        _run(lm, plan, chosen, position, range(len(plan)), keep, progress)
+        _run(lm, plan, chosen, position, plan.batches(), keep, progress)
         return label(_as_array(values, frame, chosen, config))
     opened = prepare_store(Path(store), plan, chosen, lm.d_model, dtype, config)
-    missing = np.flatnonzero(~opened.done)
     # A resumed run follows the plan in the store, so that its batches are those of an uninterrupted run.
     planned = follow(plan, opened)
-    _run(lm, planned, chosen, position, missing, opened.write, progress)
+    _run(lm, planned, chosen, position, opened.missing(), opened.write, progress)
     return open_store(store)
 
 
@@ -156,24 +155,24 @@ def _run(
     plan: Plan,
     layers: list[int],
     position: Position,
-    numbers: Sequence[int] | np.ndarray,
-    keep: Callable[[int, np.ndarray], None],
+    batches: list[np.ndarray],
+    keep: Callable[[np.ndarray, np.ndarray], None],
     progress: bool,
 ) -> None:
-    total = sum(len(plan.batch(int(number))) for number in numbers)
+    """Run batches of the plan's rows and hand each to ``keep(rows, (layer, row, node))``."""
+    total = sum(len(rows) for rows in batches)
     with tqdm(total=total, desc="activations", unit="statement", disable=not progress or total == 0) as bar:
-        for number in map(int, numbers):
-            prompts = plan.batch(number)
-            values = _forward(lm, prompts, layers, position)
+        for rows in batches:
+            values = _forward(lm, [plan.prompts[row] for row in rows], layers, position)
             if not np.isfinite(values).all():
                 layer, row, _ = np.argwhere(~np.isfinite(values))[0]
-                name = plan.rows["id"].iloc[number * plan.size + row]
+                name = plan.rows["id"].iloc[rows[row]]
                 raise ValueError(
                     f"the activation of statement {name!r} at layer {layers[layer]} is not finite; "
                     "try dtype float32 or bfloat16."
                 )
-            keep(number, values)
-            bar.update(len(prompts))
+            keep(rows, values)
+            bar.update(len(rows))
 
 
 def _forward(lm: LanguageModel, prompts: list[Prompt], layers: list[int], position: Position) -> np.ndarray:
@@ -234,11 +233,11 @@ def _as_frame(statements: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
         statements = pd.DataFrame({"statement": texts, "id": [f"statement-{i:05d}" for i in range(len(texts))]})
     if "statement" not in statements or not len(statements):
         raise ValueError("there are no statements to run: the frame is empty or has no column 'statement'.")
-    filled = {name: "" for name in ("persona", "topic", "direction", "pair") if name not in statements}
-    frame = statements.assign(**filled).reset_index(drop=True)
+    frame = statements.reset_index(drop=True)
     if "id" not in frame:
         frame["id"] = [f"statement-{i:05d}" for i in range(len(frame))]
-    return frame.assign(pair=frame["pair"].fillna(""))
+    labels = ("persona", "topic", "direction", "pair")
+    return frame.assign(**{name: frame[name].fillna("") if name in frame else "" for name in labels})
 
 
 def _as_array(values: np.ndarray, frame: pd.DataFrame, layers: list[int], config: dict) -> xr.DataArray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.contrasts import split_parts
@@ -206,10 +207,10 @@ def _columns(nodes: pd.DataFrame) -> list[pd.Series]:
 
 def _topics(study: Study) -> dict[str, list[str]]:
     first = study.layers.drop_duplicates("persona")
-    return first.groupby("topic", sort=False)["persona"].apply(list).to_dict()
+    return {str(topic): rows["persona"].tolist() for topic, rows in first.groupby("topic", sort=False)}
 
 
-def _figure_of(ax: plt.Axes) -> Figure:
+def _figure_of(ax: Axes) -> Figure:
     figure = ax.figure
     assert isinstance(figure, Figure)
     return figure

@@ -106,7 +106,7 @@ def content_accuracy(
     rng: int = 0,
 ) -> float:
     """Accuracy of a logistic regression on TF-IDF of all words, in the folds of :func:`form_accuracy`."""
-    vectors = TfidfVectorizer(tokenizer=words, token_pattern=None)
+    vectors = TfidfVectorizer(analyzer=words)  # pyright: ignore[reportArgumentType]
     model = make_pipeline(vectors, LogisticRegression(C=10.0, max_iter=2000, class_weight="balanced"))
     return _accuracy(model, np.asarray(texts, dtype=object), labels, units, folds, repeats, rng)
 
@@ -121,7 +121,7 @@ def form_table(texts: Sequence[str], contrasts: list[Contrast], *, repeats: int 
     """
     rows = []
     for contrast in contrasts:
-        own = [texts[i] for i in contrast.rows]
+        own = [texts[int(i)] for i in contrast.rows]
         accuracy = form_accuracy(own, contrast.labels, contrast.units, repeats=repeats)
         rows.append({"persona": contrast.persona, "form_accuracy": accuracy, "gives_away": accuracy >= FORM_LIMIT})
     return pd.DataFrame(rows, columns=["persona", "form_accuracy", "gives_away"])

@@ -102,7 +102,7 @@ def best_layer(table: pd.DataFrame, *, metric: str = "silhouette") -> int:
     if wide.empty:
         raise ValueError("no layer above 0 has a finite metric for every persona.")
     mean_rank = wide.rank(ascending=metric == "davies_bouldin", method="average").mean(axis=1)
-    return int(mean_rank.idxmin())
+    return int(wide.index.to_numpy()[mean_rank.to_numpy().argmin()])
 
 
 def cluster_metrics(

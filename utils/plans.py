@@ -28,12 +28,9 @@ class Plan:
     prompts: list[Prompt]
     size: int
 
-    def batch(self, number: int) -> list[Prompt]:
-        """The prompts of one batch."""
-        return self.prompts[number * self.size : (number + 1) * self.size]
-
-    def __len__(self) -> int:
-        return -(-len(self.prompts) // self.size)
+    def batches(self) -> list[np.ndarray]:
+        """The rows of every batch."""
+        return np.split(np.arange(len(self.prompts)), range(self.size, len(self.prompts), self.size))
 
 
 def make_plan(
@@ -63,6 +60,7 @@ def prepare_store(
     path: Path, plan: Plan, layers: list[int], d_node: int, dtype: str, config: dict[str, Any]
 ) -> ActivationStore:
     """Open a store that can be resumed, or lay out a new one that keeps what an older one has of the same statements."""
+    _finish_replacement(path)
     older = open_existing(path)
     if older is not None:
         differs = [name for name in config if name != "versions" and older.config.get(name) != config[name]]
@@ -77,7 +75,7 @@ def prepare_store(
     if older is not None:
         known = older.finished_keys()
     target = path if older is None else path.with_name(f".{path.name}.rebuilt")
-    # What is known goes first, so that no batch mixes statements to copy with statements to compute.
+    # What is known goes first, so that at most one batch mixes statements to copy with statements to compute.
     is_new = ~plan.rows["key"].isin(list(known)).to_numpy()
     rows = plan.rows.iloc[np.argsort(is_new, kind="stable")]
     n_known = int((~is_new).sum())
@@ -86,18 +84,30 @@ def prepare_store(
     )
     if older is None:
         return created
-    for number in range(n_known // plan.size):
-        keys = rows["key"].iloc[number * plan.size : (number + 1) * plan.size]
-        created.write(number, older.read_rows(np.array([known[key] for key in keys])))
+    for first in range(0, n_known, plan.size):
+        copied = np.arange(first, min(first + plan.size, n_known))
+        created.write(copied, older.read_rows(np.array([known[key] for key in rows["key"].iloc[copied]])))
     return _replace(older.path, created)
 
 
 def _replace(path: Path, created: ActivationStore) -> ActivationStore:
-    retired = path.with_name(f".{path.name}.old")
-    path.rename(retired)
+    path.rename(_retired(path))
     created.path.rename(path)
-    shutil.rmtree(retired, ignore_errors=True)
+    _finish_replacement(path)
     return ActivationStore(path)
+
+
+def _finish_replacement(path: Path) -> None:
+    """Remove the older store of a replacement, or put it back where the replacement was interrupted half way."""
+    retired = _retired(path)
+    if path.exists():
+        shutil.rmtree(retired, ignore_errors=True)
+    elif retired.exists():
+        retired.rename(path)
+
+
+def _retired(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def _same_labels(store: ActivationStore, frame: pd.DataFrame) -> bool:
@@ -122,6 +132,4 @@ def follow(plan: Plan, store: ActivationStore) -> Plan:
     order = np.asarray(store.group["order"][:])  # type: ignore[index]
     place = {int(asked): i for i, asked in enumerate(plan.rows["order"])}
     rows = [place[int(asked)] for asked in order]
-    return Plan(
-        plan.rows.iloc[rows].reset_index(drop=True), [plan.prompts[i] for i in rows], store.group.attrs["batch_rows"]
-    )  # type: ignore[arg-type]
+    return Plan(plan.rows.iloc[rows].reset_index(drop=True), [plan.prompts[i] for i in rows], store.batch_rows)  # type: ignore[arg-type]

@@ -69,7 +69,7 @@ def out_of_fold_scores(
     scores = np.empty(len(x))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=rng)
     for fitted, held_out in split.split(rotated, labels, units):
-        probe = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
+        probe = LogisticRegression(C=10.0, class_weight="balanced", tol=1e-6, max_iter=1000)
         scores[held_out] = probe.fit(rotated[fitted], labels[fitted]).decision_function(rotated[held_out])
     return scores
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 # A private-use character: no template and no statement holds it.
 _MARK = "\ue000"
+# Some templates write today's date into the prompt; activations must not depend on the day they are computed on.
+_FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, statements: Sequence[str]
 def _render(tokenizer: PreTrainedTokenizerBase, role: str) -> tuple[str, str] | None:
     turns = [{"role": role, "content": _MARK}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        template = _FIXED_DATE + tokenizer.get_chat_template()
+        text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True)
     except (jinja2.exceptions.TemplateError, ValueError):
         return None
     before, mark, after = str(text).partition(_MARK)
@@ -111,4 +115,4 @@ def _missing_bos(tokenizer: PreTrainedTokenizerBase, template: Template) -> list
     if tokenizer.bos_token_id is None or template.before.startswith(str(tokenizer.bos_token)):
         return []
     adds = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return [tokenizer.bos_token_id] if adds else []
+    return [cast(int, tokenizer.bos_token_id)] if adds else []

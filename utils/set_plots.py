@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,24 +29,14 @@ def plot_venn(sets: Mapping[str, NodeSet], *, ax: Axes | None = None) -> Axes:
         raise ValueError(f"a Venn diagram shows two to six sets, not {len(sets)}; use plot_upset.")
     if not any(sets.values()):
         raise ValueError("all node sets are empty; lower the frequency threshold.")
-    ax = ax or plt.subplots(figsize=(6, 5))[1]
+    ax = ax if ax is not None else plt.figure(figsize=(6, 5)).add_subplot()
     names = [f"{short_name(name)} ({len(held)})" for name, held in sets.items()]
+    members = [set(held) for held in sets.values()]
+    colours = OKABE_ITO[: len(sets)]
     if len(sets) <= 3:
-        import matplotlib_venn
-
-        draw = matplotlib_venn.venn2 if len(sets) == 2 else matplotlib_venn.venn3
-        colours = tuple(OKABE_ITO[: len(sets)])
-        draw([set(held) for held in sets.values()], set_labels=names, set_colors=colours, alpha=0.6, ax=ax)
-        return ax
-    import venn
-
-    labelled = {name: set(held) for name, held in zip(names, sets.values(), strict=True)}
-    draw = venn.venn if len(sets) < 6 else venn.pseudovenn
-    draw(labelled, ax=ax, cmap=OKABE_ITO[: len(sets)], fontsize=8, legend_loc="upper left")
-    for text in ax.texts:
-        text.set_visible(text.get_text() != "0")
-    if legend := ax.get_legend():
-        legend.set_bbox_to_anchor((1.0, 1.0))
+        _draw_areas(members, names, colours, ax)
+    else:
+        _draw_petals(members, names, colours, ax)
     return ax
 
 
@@ -87,3 +78,22 @@ def plot_upset(sets: Mapping[str, NodeSet], *, max_intersections: int = 25) -> F
         if plt.figure(number) is not figure:
             plt.close(number)
     return figure
+
+
+def _draw_areas(members: list[set], names: list[str], colours: list[str], ax: Axes) -> None:
+    import matplotlib_venn
+
+    # The two functions share their arguments, but not their types.
+    draw: Any = matplotlib_venn.venn2 if len(members) == 2 else matplotlib_venn.venn3
+    draw(members, set_labels=names, set_colors=tuple(colours), alpha=0.6, ax=ax)
+
+
+def _draw_petals(members: list[set], names: list[str], colours: list[str], ax: Axes) -> None:
+    import venn
+
+    draw: Any = venn.venn if len(members) < 6 else venn.pseudovenn
+    draw(dict(zip(names, members, strict=True)), ax=ax, cmap=colours, fontsize=8, legend_loc="upper left")
+    for text in ax.texts:
+        text.set_visible(text.get_text() != "0")
+    if legend := ax.get_legend():
+        legend.set_bbox_to_anchor((1.0, 1.0))

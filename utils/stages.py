@@ -29,7 +29,7 @@ class StageLog:
         self._record: dict[str, Any] = {
             "config": config,
             "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-            "stages": earlier.get("stages", {}),
+            "stages": stages if isinstance(stages := earlier.get("stages"), dict) else {},
         }
 
     def stage(self, name: str, key: str, run: Callable[[], object], *, exists: bool) -> None:
@@ -70,9 +70,12 @@ def key_of(*parts: object) -> str:
     digest = hashlib.sha256(str(_VERSION).encode())
     for part in parts:
         if isinstance(part, pd.DataFrame):
-            digest.update(pd.util.hash_pandas_object(part.astype(str)).to_numpy().tobytes())
+            rows = pd.util.hash_pandas_object(part.astype(str)).to_numpy()
+            text = json.dumps([[str(name) for name in part.columns], rows.tolist()])
         else:
-            digest.update(json.dumps(_plain(part), sort_keys=True).encode())
+            text = json.dumps(_plain(part), sort_keys=True)
+        # The length tells the parts apart: (1, 23) is not (12, 3).
+        digest.update(f"{len(text)}:{text}".encode())
     return digest.hexdigest()[:20]
 
 
@@ -92,20 +95,22 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """What the file holds; nothing where it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _plain(value: Any) -> Any:
     """JSON values only: NumPy scalars as Python's, paths as text, what is not finite as null."""
     if isinstance(value, dict):
         return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ class ActivationStore:
         self.path = path
         self.group = zarr.open_group(path, mode="r+")
         self.config: dict[str, Any] = dict(self.group.attrs["config"])  # type: ignore[arg-type]
+        self.batch_rows = cast(int, self.group.attrs["batch_rows"])
         self.done = np.asarray(self.group["done"][:])  # type: ignore[index]
         self.keys = [str(key) for key in self.group["key"][:]]  # type: ignore[index]
 
@@ -38,16 +39,45 @@ class ActivationStore:
 
     def finished_keys(self) -> dict[str, int]:
         """Rows that are there, by the key of their prompt."""
-        done = np.repeat(self.done, self.group.attrs["batch_rows"])[: len(self.keys)]  # type: ignore[arg-type]
-        return {key: row for row, (key, there) in enumerate(zip(self.keys, done, strict=True)) if there}
+        absent = {int(row) for rows in self.missing() for row in rows}
+        return {key: row for row, key in enumerate(self.keys) if row not in absent}
 
-    def write(self, batch: int, values: np.ndarray) -> None:
-        """Write the activations of one batch, (layer, row, node), and then mark it as done."""
-        size = self.group.attrs["batch_rows"]
-        rows = slice(batch * size, batch * size + values.shape[1])  # type: ignore[operator]
-        self.group[NAME][:, rows] = values  # type: ignore[index]
+    def missing(self) -> list[np.ndarray]:
+        """The rows that are still to be written, batch by batch; of a batch that is there in part, those at its end.
+
+        A batch that was written whole and not marked, because the program was killed in between, is marked now.
+        """
+        size = self.batch_rows
+        found = []
+        for batch in np.flatnonzero(~self.done):
+            first, last = int(batch) * size, min((int(batch) + 1) * size, len(self.keys))
+            if len(rows := np.arange(first + self._n_there(first, last), last)):
+                found.append(rows)
+            else:
+                self._mark(int(batch))
+        return found
+
+    def write(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Write consecutive rows of one batch, (layer, row, node), and mark the batch as done if they are its last."""
+        size = self.batch_rows
+        batch, stop = int(rows[0]) // size, int(rows[-1]) + 1
+        self.group[NAME][:, int(rows[0]) : stop] = values  # type: ignore[index]
+        if stop == min((batch + 1) * size, len(self.keys)):
+            self._mark(batch)
+
+    def _mark(self, batch: int) -> None:
         self.group["done"][batch] = True  # type: ignore[index]
         self.done[batch] = True
+
+    def _n_there(self, first: int, last: int) -> int:
+        """How many rows from ``first`` on are there in every layer; values never written are NaN, written ones finite."""
+        n_there = 0
+        for layers in (slice(0, 1), slice(None)):  # one layer is enough to see that nothing is there
+            values = np.asarray(self.group[NAME][layers, first:last])  # type: ignore[index]
+            n_there = int(np.logical_and.accumulate(np.isfinite(values).all(axis=(0, 2))).sum())
+            if not n_there:
+                break
+        return n_there
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
         """Read rows of the plan: (layer, row, node)."""

@@ -15,7 +15,7 @@ from deepscan import ScanRuns, detect
 from utils.contrasts import Contrast, find_contrasts, restrict, split_parts
 from utils.figures import draw_figures
 from utils.form import form_table
-from utils.layers import best_layer, divergence
+from utils.layers import SMALLEST_SIDE, best_layer, divergence
 from utils.nodes import node_frequencies, node_sets, overlap
 from utils.report import write_report
 from utils.results import Study, open_study, summarise
@@ -64,6 +64,7 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     select = [restrict(contrast, part == "select") for contrast in contrasts]
     test = [restrict(contrast, part == "test") for contrast in contrasts]
     _check_sizes(test, config)
+    _check_select(select)
     folder = _make_folder(Path(out))
     log = StageLog(folder, asdict(config))
 
@@ -120,7 +121,8 @@ def _scan_layer(
     for contrast in contrasts:
         path = folder / f"{contrast.persona}.parquet"
         compute = partial(_scan, path, values, contrast, config, progress)
-        log.stage(f"scan/{layer}/{contrast.persona}", key, compute, exists=path.exists())
+        # Named after the file and not the layer: scans of another best layer may have taken its place since.
+        log.stage(path.relative_to(log.folder).with_suffix("").as_posix(), key, compute, exists=path.exists())
         runs[contrast.persona] = ScanRuns.load(path)
     return runs
 
@@ -151,6 +153,17 @@ def _check_sizes(contrasts: list[Contrast], config: StudyConfig) -> None:
                 f"persona {contrast.persona!r} has {have} {what} (and {n_h1} H1 statements) in its test part; a run "
                 f"needs {want}, of them {config.n_clean} clean, and {config.n_anomalous} H1 statements: "
                 "give more statements or smaller --clean and --anomalous."
+            )
+
+
+def _check_select(contrasts: list[Contrast]) -> None:
+    """Refuse, before the long work, statements too few to choose a layer on."""
+    for contrast in contrasts:
+        n_h0, n_h1 = len(contrast.h0), len(contrast.h1)
+        if min(n_h0, n_h1) < SMALLEST_SIDE:
+            raise ValueError(
+                f"persona {contrast.persona!r} has {n_h1} H1 and {n_h0} H0 statements in its select part, on which the layer is "
+                f"chosen; at least {SMALLEST_SIDE} of each are needed (a quarter of all is drawn): give more statements."
             )
 
 

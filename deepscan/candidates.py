@@ -1,0 +1,144 @@
+"""Kernels that list the subsets worth scoring in one step of the group search, and score them.
+
+A step keeps one axis fixed (its ``members``) and looks for the best subset of the other axis' *elements*. For a fixed
+threshold the best subset of any size holds the elements with the highest counts of cells under the threshold (LTSS),
+and elements with equal counts enter together, so there is one candidate per distinct count and threshold.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def phi(kind, n_alpha, n, alpha):
+    """Score of one subset: kind 0 Berk-Jones, 1 Higher Criticism, 2 Kolmogorov-Smirnov."""
+    excess = n_alpha - n * alpha
+    if excess <= 0.0:
+        return 0.0
+    if kind == 0:
+        if n_alpha >= n:
+            return -n * math.log(alpha)
+        rest = n - n_alpha
+        return max(0.0, n_alpha * math.log(n_alpha / (n * alpha)) + rest * math.log(rest / (n * (1.0 - alpha))))
+    if kind == 1:
+        return excess / math.sqrt(n * alpha * (1.0 - alpha))
+    return excess / math.sqrt(n)
+
+
+@njit(cache=True, nogil=True)
+def best_candidate(kind, n_alpha, n, k, alphas, n_candidates):
+    """Highest score and the first candidate that has it; -1 where none scores above 0."""
+    best, where = 0.0, -1
+    for c in range(n_candidates):
+        score = phi(kind, n_alpha[c], n[c], alphas[k[c]])
+        if score > best:
+            best, where = score, c
+    return best, where
+
+
+@njit(cache=True, nogil=True)
+def emit(n_alpha, n, k, size, cut, at, threshold, count, tied, before, total, members, low, high):
+    """Append the candidates that end within one group of tied elements.
+
+    ``before`` elements with ``total`` small cells rank ahead of the ``tied`` ones, each with ``count``. A score has no
+    inner maximum along a group of ties, so only its end and the bounds ``low`` and ``high`` on the size are candidates.
+    """
+    end = before + tied
+    inner = before < low < end or before < high < end
+    for bound in range(0 if inner else 2, 3):
+        here = low if bound == 0 else (high if bound == 1 else end)
+        wanted = low <= end <= high if bound == 2 else before < here < end and not (bound == 1 and low == high)
+        if wanted:
+            n_alpha[at] = total + (here - before) * count
+            n[at] = here * members
+            k[at] = threshold
+            size[at] = here
+            cut[at] = count
+            at += 1
+    return at
+
+
+@njit(cache=True, nogil=True)
+def list_tallied(exactly, n_elements, alphas, low, high, prune):
+    """Candidates from a tally of how many elements have exactly c cells up to each threshold."""
+    n_alphas, members = alphas.size, exactly.shape[1] - 1
+    room = n_alphas * (min(members + 1, n_elements) + 2)
+    n_alpha, n = np.empty(room, np.int64), np.empty(room, np.int64)
+    k, size, cut = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
+    at = 0
+    for a in range(n_alphas):
+        before = total = 0
+        for count in range(members, -1, -1):
+            tied = exactly[a, count]
+            if tied == 0:
+                continue
+            if before >= low and (count == 0 or before >= high or (prune and count <= members * alphas[a])):
+                break
+            at = emit(n_alpha, n, k, size, cut, at, a, count, tied, before, total, members, low, high)
+            before += tied
+            total += tied * count
+    return n_alpha, n, k, size, cut, at
+
+
+@njit(cache=True, nogil=True)
+def rank_descending(counts, a, ranked, descending):
+    """Put the records in the order of their counts at threshold a.
+
+    ``ranked`` holds their order at the last threshold. Few records change places from one to the next, which an
+    insertion sort does cheaply; where they are many, it gives up and sorts.
+    """
+    n_records = ranked.size
+    for i in range(n_records):
+        descending[i] = counts[ranked[i], a]
+    moves, most = 0, 16 * n_records
+    for i in range(1, n_records):
+        value, record = descending[i], ranked[i]
+        place = i
+        while place > 0 and descending[place - 1] < value:
+            descending[place] = descending[place - 1]
+            ranked[place] = ranked[place - 1]
+            place -= 1
+        descending[place] = value
+        ranked[place] = record
+        moves += i - place
+        if moves > most:
+            break
+    if moves > most:
+        order = np.argsort(-counts[:, a])
+        for i in range(n_records):
+            ranked[i] = order[i]
+            descending[i] = counts[order[i], a]
+
+
+@njit(cache=True, nogil=True)
+def list_records(counts, members, alphas, low, high, prune):
+    """Candidates for the best records from :func:`count_records` of ``members`` nodes."""
+    n_records, n_alphas = counts.shape
+    if members <= 4 * n_records:
+        exactly = np.zeros((n_alphas, members + 1), np.int32)
+        for i in range(n_records):
+            for a in range(n_alphas):
+                exactly[a, counts[i, a]] += 1
+        return list_tallied(exactly, n_records, alphas, low, high, prune)
+    room = n_alphas * (min(members + 1, n_records) + 2)
+    n_alpha, n = np.empty(room, np.int64), np.empty(room, np.int64)
+    k, size, cut = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
+    at = 0
+    descending = np.empty(n_records, np.int64)
+    ranked = np.arange(n_records)
+    for a in range(n_alphas):
+        rank_descending(counts, a, ranked, descending)
+        before = total = 0
+        while before < n_records:
+            count = descending[before]
+            tied = 1
+            while before + tied < n_records and descending[before + tied] == count:
+                tied += 1
+            if before >= low and (count == 0 or before >= high or (prune and count <= members * alphas[a])):
+                break
+            at = emit(n_alpha, n, k, size, cut, at, a, count, tied, before, total, members, low, high)
+            before += tied
+            total += tied * count
+    return n_alpha, n, k, size, cut, at

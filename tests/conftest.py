@@ -1,0 +1,34 @@
+"""What all tests share: no network, no windows, checked shapes and types, the default model and tiny random ones."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+import jaxtyping
+import pytest
+
+# Before the first import of either package: from here on, annotations in signatures are enforced.
+jaxtyping.install_import_hook(["deepscan", "utils"], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def lm():
+    """The default model. Tests share it: leave it as it was."""
+    from utils.models import load_model
+
+    return load_model(device="cpu")
+
+
+@pytest.fixture
+def tiny():
+    """Makes tiny random models: ``tiny(kind="llama", template="plain", adds_bos=True, seed=0, **config)``."""
+    from tiny import make_lm
+
+    return make_lm
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Lets an argument of a wrong type pass the checker of the tests and reach the library's own check."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
