@@ -8,10 +8,11 @@ and elements with equal counts enter together, so there is one candidate per dis
 import math
 
 import numpy as np
-from numba import njit
+
+from deepscan.kernels import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def phi(kind, n_alpha, n, alpha):
     """Score of one subset: kind 0 Berk-Jones, 1 Higher Criticism, 2 Kolmogorov-Smirnov."""
     excess = n_alpha - n * alpha
@@ -27,7 +28,7 @@ def phi(kind, n_alpha, n, alpha):
     return excess / math.sqrt(n)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def best_candidate(kind, n_alpha, n, k, alphas, n_candidates):
     """Highest score and the first candidate that has it; -1 where none scores above 0."""
     best, where = 0.0, -1
@@ -38,7 +39,7 @@ def best_candidate(kind, n_alpha, n, k, alphas, n_candidates):
     return best, where
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def emit(n_alpha, n, k, size, cut, at, threshold, count, tied, before, total, members, low, high):
     """Append the candidates that end within one group of tied elements.
 
@@ -60,7 +61,7 @@ def emit(n_alpha, n, k, size, cut, at, threshold, count, tied, before, total, me
     return at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def list_tallied(exactly, n_elements, alphas, low, high, prune):
     """Candidates from a tally of how many elements have exactly c cells up to each threshold."""
     n_alphas, members = alphas.size, exactly.shape[1] - 1
@@ -82,7 +83,7 @@ def list_tallied(exactly, n_elements, alphas, low, high, prune):
     return n_alpha, n, k, size, cut, at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rank_descending(counts, a, ranked, descending):
     """Put the records in the order of their counts at threshold a.
 
@@ -112,7 +113,7 @@ def rank_descending(counts, a, ranked, descending):
             descending[i] = counts[order[i], a]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def list_records(counts, members, alphas, low, high, prune):
     """Candidates for the best records from :func:`count_records` of ``members`` nodes."""
     n_records, n_alphas = counts.shape

@@ -6,7 +6,8 @@
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
+
+from deepscan.kernels import kernel
 
 
 @lru_cache(maxsize=256)
@@ -26,7 +27,7 @@ def sorting_network(size: int) -> np.ndarray:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _tally_sorted(bins, records, network, table):
     """Add to ``table[c, a]`` how many nodes have their c-th smallest index at a.
 
@@ -71,7 +72,7 @@ def _tally_sorted(bins, records, network, table):
                 tally[row[q]] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _tally_counted(bins, records, exactly):
     """Add to ``exactly[a, c]`` how many nodes have c cells up to threshold a, by a histogram of each node."""
     n_nodes, n_alphas = bins.shape[1], exactly.shape[0]
@@ -91,7 +92,7 @@ def _tally_counted(bins, records, exactly):
         tally[:] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def tally_nodes(bins, records, network, n_alphas):
     """(n_alphas, n_members + 1): how many nodes have exactly c of the records' cells up to each threshold."""
     members = records.size
@@ -111,7 +112,7 @@ def tally_nodes(bins, records, network, n_alphas):
     return exactly
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_records(bins, nodes, n_alphas):
     """(n_records, n_alphas): how many of the nodes have p <= each threshold."""
     n_records = bins.shape[0]
@@ -135,7 +136,7 @@ def count_records(bins, nodes, n_alphas):
     return counts[:, :n_alphas]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def select_top(counts, cut, size):
     """Elements with more than ``cut`` cells, and the first of those with exactly ``cut`` that make up the size."""
     above = 0
@@ -152,7 +153,7 @@ def select_top(counts, cut, size):
     return chosen
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def select_nodes(bins, records, k, cut, size):
     """The nodes of a candidate, ascending."""
     counts = np.zeros(bins.shape[1], np.uint32)
@@ -165,7 +166,7 @@ def select_nodes(bins, records, k, cut, size):
     return select_top(counts, cut, size)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def select_records(bins, nodes, k, cut, size):
     """The records of a candidate, ascending."""
     counts = np.zeros(bins.shape[0], np.int32)

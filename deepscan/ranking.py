@@ -1,12 +1,13 @@
 """Kernels that turn activations and ranks into p-values and threshold indices."""
 
 import numpy as np
-from numba import njit
+
+from deepscan.kernels import kernel
 
 TOLERANCE = 1e-12
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _count_below(row, value):
     """How many entries of an ascending row are smaller than the value."""
     # Unsigned, for no index can be negative; a product and not a branch, for the comparison cannot be predicted.
@@ -18,7 +19,7 @@ def _count_below(row, value):
     return np.int64(base + np.uint64(row[base] < value))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _count_upto(row, value):
     """How many entries of an ascending row are at most the value."""
     low, high = 0, row.size
@@ -31,7 +32,7 @@ def _count_upto(row, value):
     return low
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _part_of(value, half_low, scale, last):
     """Which of equal parts of a node's range a value is in; never decreases with the value.
 
@@ -40,7 +41,7 @@ def _part_of(value, half_low, scale, last):
     return np.uint32(min(max((0.5 * value - half_low) * scale, 0.0), last))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_pvalues(by_node, x, x_offset, x_rows, out_rows, tail, lower_of, upper_of, lower, upper, offset):
     """P-value ranges of the nodes ``offset ...`` for the given rows; tail 0 right, 1 left, 2 two-sided.
 
@@ -95,7 +96,7 @@ def fill_pvalues(by_node, x, x_offset, x_rows, out_rows, tail, lower_of, upper_o
                 upper[out_rows[r], offset + first + q] = upper_of[inside]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_even_bins(p, width, n_alphas, bins):
     """Index of the smallest of the thresholds ``width, 2 width, ...`` with p <= alpha + TOLERANCE.
 
@@ -114,7 +115,7 @@ def fill_even_bins(p, width, n_alphas, bins):
     return wrong
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_bins(p, padded, first, bins):
     """The same for any thresholds of which no two fall into one of the equal parts of [0, 1].
 
@@ -153,7 +154,7 @@ def fill_bins(p, padded, first, bins):
     return wrong
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_bins_by_search(p, padded, bins):
     """The same by bisection, for any thresholds."""
     wrong = 0
@@ -165,7 +166,7 @@ def fill_bins_by_search(p, padded, bins):
     return wrong
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_split_bins(order, start, stop, is_background, scanned, tail, bin_of_count, bins):
     """Threshold indices of one split, from the ranks of all records.
 
@@ -215,7 +216,7 @@ def fill_split_bins(order, start, stop, is_background, scanned, tail, bin_of_cou
                 target[q] = source[q]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_split_signs(order, start, stop, is_background, n, chosen, nodes, signs):
     """Side of the background's median on which most of the chosen records lie, for the given nodes."""
     n_records = order.shape[1]
@@ -243,7 +244,7 @@ def fill_split_signs(order, start, stop, is_background, n, chosen, nodes, signs)
         signs[a] = np.int8(1 if side > 0 else (-1 if side < 0 else 0))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_ties(values, order, start, stop):
     """Where the ties of each record begin and end in its node's order; values are (records, nodes)."""
     n_nodes, n_records = order.shape
@@ -260,7 +261,7 @@ def fill_ties(values, order, start, stop):
             first = last
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sum_sides(sides, records, nodes):
     """Sign of the sum over the records of the sides (n_records, n_nodes) on which they lie, for the given nodes."""
     total = np.zeros(sides.shape[1], np.int32)

@@ -1,14 +1,14 @@
 """Kernels of the individual scan."""
 
 import numpy as np
-from numba import njit
 
 from deepscan.candidates import phi
+from deepscan.kernels import kernel
 
 TOLERANCE = 1e-12
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def list_prefixes(row, alpha_max):
     """Sizes and thresholds of every set of nodes worth scoring, for the p-values of one record."""
     small = row[row <= alpha_max + TOLERANCE].astype(np.float64)
@@ -27,7 +27,7 @@ def list_prefixes(row, alpha_max):
     return sizes[:at], levels[:at]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def best_prefix(kind, row, alpha_max):
     """Highest score and its threshold for one record; 0 and NaN where there is none."""
     sizes, levels = list_prefixes(row, alpha_max)
@@ -39,7 +39,7 @@ def best_prefix(kind, row, alpha_max):
     return best, alpha
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def best_prefixes(kind, p, alpha_max):
     """The same for every record."""
     n_records = p.shape[0]
@@ -49,7 +49,7 @@ def best_prefixes(kind, p, alpha_max):
     return scores, alphas
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def best_thresholds(kind, counts, alphas):
     """Highest score and the index of its threshold for every record, from its counts at each threshold."""
     n_records, n_alphas = counts.shape
@@ -62,7 +62,7 @@ def best_thresholds(kind, counts, alphas):
     return scores, where
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_selections(bins, records, k):
     """By how many of the records, each at its own threshold, every node is selected."""
     counts = np.zeros(bins.shape[1], np.int64)

@@ -1,13 +1,13 @@
 """Kernels of one step of the group search with few thresholds: count, list the candidates, score, select."""
 
 import numpy as np
-from numba import njit
 
 from deepscan.candidates import best_candidate, list_records, list_tallied
 from deepscan.counting import count_records, select_nodes, select_top, tally_nodes
+from deepscan.kernels import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def best_nodes(kind, bins, records, network, alphas, low, high):
     """Highest score, its threshold index and its nodes, the records being fixed; nothing where no score is above 0."""
     n_alpha, n, k, size, cut, count = list_tallied(
@@ -19,7 +19,7 @@ def best_nodes(kind, bins, records, network, alphas, low, high):
     return score, k[c], select_nodes(bins, records, k[c], cut[c], size[c])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def best_records(kind, bins, nodes, alphas, low, high):
     """Highest score, its threshold index and its records, the nodes being fixed; nothing where no score is above 0."""
     counts = count_records(bins, nodes, alphas.size)

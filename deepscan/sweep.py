@@ -6,12 +6,12 @@ which takes constant time a cell; at each threshold only the distinct counts are
 """
 
 import numpy as np
-from numba import njit
 
 from deepscan.candidates import emit
+from deepscan.kernels import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sweep(bins, cells, over_nodes, is_member, alphas, low, high, prune, state, room):
     """List candidates from where the last call stopped, until ``room`` would not hold those of another threshold.
 

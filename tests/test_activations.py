@@ -125,10 +125,13 @@ def test_positions_inside_a_template(tiny, role, position):
     acts = extract(lm, TEXTS, role=role, position=position, batch_size=3, **QUIET)
     for i, text in enumerate(TEXTS):
         before, after = ("<s>", "") if role == "raw" else (f"<s><|{role}|>\n", "</s>\n<|assistant|>\n")
-        encoding = lm.tokenizer(before + text + after, add_special_tokens=False)
-        first = encoding.char_to_token(len(before))
-        stop = encoding.char_to_token(len(before + text) - 1) + 1
-        states = run_alone(lm, encoding["input_ids"], "norm")
+        # Special tokens and line ends part the text, so that its pieces have the tokens that they have by themselves.
+        ids, upto, first = (
+            lm.tokenizer(part, add_special_tokens=False)["input_ids"]
+            for part in (before + text + after, before + text, before)
+        )
+        first, stop = len(first), len(upto)
+        states = run_alone(lm, ids, "norm")
         expected = {"last": states[:, -1], "statement": states[:, stop - 1], "mean": states[:, first:stop].mean(1)}
         np.testing.assert_allclose(acts[:, i], expected[position], rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,3 @@
-import jaxtyping
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -8,12 +7,6 @@ from deepscan.runs import ScanRuns
 from deepscan.splits import draw_splits, label_records, permute_labels
 
 SMALL = {"n_clean": 5, "n_anomalous": 5, "n_runs": 6, "n_permutations": 9, "alphas": 10}
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Lets a wrong shape pass the type checker of the tests and reach the library's own check."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def correlated(rng, n, n_nodes, *, factors=3):

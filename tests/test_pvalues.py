@@ -1,6 +1,5 @@
 import tracemalloc
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,12 +10,6 @@ from deepscan.ranks import rank_records
 from deepscan.thresholds import bin_counts, bin_pvalues, given_alphas
 
 TAILS = ("right", "left", "two-sided")
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Lets a wrong shape pass the type checker of the tests and reach the library's own check."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def defined_pvalues(h0, x, tail):

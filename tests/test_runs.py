@@ -1,4 +1,3 @@
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -6,12 +5,6 @@ from deepscan import Background, run_scans, scan, scan_individual
 from deepscan.runs import auroc
 
 SMALL = {"n_clean": 6, "n_anomalous": 4, "n_runs": 12, "n_null_runs": 9, "alphas": 20}
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Lets a wrong shape pass the type checker of the tests and reach the library's own check."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 import math
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,12 +10,6 @@ from deepscan import scan, scan_individual, scores
 from deepscan.candidates import phi
 
 NAMES = ("bj", "hc", "ks")
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Lets a wrong name pass the type checker of the tests and reach the library's own check."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def closed_form(name, n_alpha, n, alpha):

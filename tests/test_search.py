@@ -2,7 +2,6 @@ import json
 from itertools import combinations
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,12 +14,6 @@ from deepscan.thresholds import bin_pvalues, exact_alphas, given_alphas
 GOLDEN = np.load(Path(__file__).parent / "data" / "scan_golden.npz")
 ENTRIES = [entry for entry in json.loads(GOLDEN["meta"].tobytes()) if "individual_row" not in entry]
 NAMES = ("bj", "hc", "ks")
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Lets a wrong shape pass the type checker of the tests and reach the library's own check."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def subset_score(p, records, nodes, name, alphas):

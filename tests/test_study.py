@@ -119,7 +119,7 @@ def test_the_record_carries_configuration_versions_sizes_and_results(planted):
         ["alpha", "beta", "gamma"], (10, 30)
     )
     assert [row["persona"] for row in record["personas"]] == ["alpha", "beta", "gamma"]
-    assert {"layers", "scan/2/alpha", "figures", "report"} <= {name.replace("scans/", "scan/2/") for name in record["stages"]}
+    assert {"layers", "scans/alpha", "figures", "report"} <= set(record["stages"])
     assert all(seconds >= 0 for seconds in record["seconds"].values())
 
 
@@ -285,7 +285,7 @@ def test_changed_arrays_are_read_again(tmp_path, bare):
     plant_arrays(arrays, layer=3)
     study = run_study(out, configure(arrays, runs=2, permutations=19), progress=False)
     assert study.best_layer == 3
-    stored = study.activations.sel(persona="alpha", direction="positive", layer=3)
+    stored = study.activations.sel(persona="alpha", layer=3).sel(direction="positive")
     np.testing.assert_array_equal(stored, np.load(arrays / "alpha_positive.npy")[2])
 
 
@@ -344,9 +344,8 @@ def test_a_single_persona(arrays, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_clean": 20, "n_anomalous": 15}, r"'alpha' has 30 H0 statements .* needs 30|smaller --clean"),
-        ({"n_anomalous": 31}, "31 H1 statements"),
-        ({"n_clean": 21}, "needs 31"),
+        ({"n_anomalous": 31}, "'alpha' has 30 H0 .*and 31 H1 statements"),
+        ({"n_clean": 21}, "needs 31.*smaller --clean"),
         ({"personas": ["alhpa"]}, "did you mean alpha"),
         ({"scan_layers": [4]}, r"--scan-layers \[4\] were not extracted; there are layers 1 to 3"),
         ({"layers": [1, 2]}, "2 layers are named and the arrays have 3"),
@@ -410,8 +409,8 @@ def test_end_to_end_on_the_default_model(tmp_path, bare):
         names, (True, 15)
     )
     assert study.detection["p_value"].between(0.05, 1).all()
-    # Opposite views on one subject lie apart somewhere in a trained model, by any measure.
-    assert (above.groupby("persona")["probe_auroc"].max() > 0.75).all()
+    print(above.groupby("layer")[["silhouette","silhouette_null_high","probe_auroc","centroid_distance","centroid_distance_null_high"]].mean()); print(study.detection.T)
+    assert 0
     first = read_tables(study.folder)
     again = run_study(tmp_path / "out", config, progress=False)
     assert again.record["stages"] == study.record["stages"]

@@ -10,12 +10,12 @@ TEMPLATES = {
     "plain": "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
     "no-system": "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content | trim }}</s>\n{% endfor %}<|assistant|>\n",
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content | trim }}</s>\n{% endfor %}{{ '<|assistant|>\n' }}",
     "drops-system": "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}"
-    "<|assistant|>\n",
+    "{{ '<|assistant|>\n' }}",
     "drops-all": "<|user|>\nHello.\n<|assistant|>\n",
     "dated": "<|system|>\nToday is {{ strftime_now('%d %b %Y') }}.\n"
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}<|assistant|>\n",
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}{{ '<|assistant|>\n' }}",
 }
 TEMPLATES["with-bos"] = "{{ bos_token }}" + TEMPLATES["plain"]
 

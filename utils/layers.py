@@ -15,6 +15,7 @@ __all__ = ["CLUSTER_METRICS", "PROBE_METRICS", "best_layer", "cluster_metrics", 
 
 CLUSTER_METRICS = ("centroid_distance", "silhouette", "calinski_harabasz", "davies_bouldin")
 PROBE_METRICS = ("probe_accuracy", "probe_auroc")
+SMALLEST_SIDE = 5
 _Z95 = 1.959963984540054
 
 
@@ -88,8 +89,8 @@ def best_layer(table: pd.DataFrame, *, metric: str = "silhouette") -> int:
     """Choose the one layer at which all personas are compared: the best mean rank of ``metric`` over personas.
 
     Layers are ranked within each persona; ties go to the earlier layer. Layer 0 (before any block) takes no part, nor do
-    layers where the metric is NaN for some persona. Give it a table from the ``select`` part only, so that what is reported on the
-    ``test`` part is not what the layer was chosen on.
+    layers where the metric is NaN for some persona. Give it a table from the ``select`` part only, so that what is
+    reported on the ``test`` part is not what the layer was chosen on.
 
     Raises
     ------
@@ -185,8 +186,8 @@ def _measure(
 
 def _check_size(contrast: Contrast) -> None:
     smallest = min(len(contrast.h0), len(contrast.h1))
-    if smallest < 5:
+    if smallest < SMALLEST_SIDE:
         raise ValueError(
             f"persona {contrast.persona!r} has {len(contrast.h1)} statements under H1 and {len(contrast.h0)} under H0; "
-            "at least 5 on each side are needed."
+            f"at least {SMALLEST_SIDE} on each side are needed."
         )

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
