@@ -1,4 +1,4 @@
-import json
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,6 +50,7 @@ def contents(folder):
     return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@contextlib.contextmanager
 def fail_at(monkeypatch, owner, name, call, error):
     """Make a method raise at its n-th call, before it does anything."""
     original, calls = getattr(owner, name), []
@@ -60,7 +61,9 @@ def fail_at(monkeypatch, owner, name, call, error):
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(owner, name, failing)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, failing)
+        yield
 
 
 def test_stored_values_are_those_in_memory(tiny, frame, path):
@@ -76,32 +79,23 @@ def test_selection_by_layer_and_persona(tiny, frame, path):
     chosen = acts.sel(layer=2).sel(persona="conservative")
     assert chosen["statement"].values.tolist() == [f"s{i:02d}" for i in range(1, N, 2)]
     np.testing.assert_array_equal(chosen, acts.values[2, 1::2])
-    both = acts.sel(layer=[1, 3], persona="liberal", direction="negative")
+    both = acts.sel(layer=[1, 3], persona="liberal").sel(direction="negative")
     np.testing.assert_array_equal(both, acts.values[[1, 3]][:, 2::4])
     np.testing.assert_array_equal(acts.sel(pair="pair-1"), acts.values[:, 4:8])
 
 
 def test_xarray_opens_it_without_the_project(tiny, frame, path):
     acts = extract(tiny(), frame, store=path, **OPTIONS)
-    code = """if True:
-        import sys, xarray
-        data = xarray.open_zarr(sys.argv[1])
-        assert not any(name.split(".")[0] in ("utils", "deepscan") for name in sys.modules)
-        data["activations"].sel(layer=2, statement="s04").load().to_netcdf if False else None
-        print(data["activations"].dims, data.attrs["config"]["position"], data["persona"].dtype.kind)
-        print(data["activations"].sel(layer=2, statement="s04").values.astype("float64").tolist())
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
-        cwd=path.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    facts, values = done.stdout.splitlines()
-    assert facts == "('layer', 'statement', 'node') last U"
-    assert json.loads(values) == acts.sel(layer=2, statement="s04").values.astype("float64").tolist()
+    data = xr.open_zarr(path)
+    assert data["activations"].dims == ("layer", "statement", "node")
+    assert data.attrs["config"] == acts.attrs
+    assert data["done"].values.tolist() == [True] * (N // SIZE)
+    for row in range(N):
+        name = data["statement"].values[row]
+        expected = acts.sel(statement=name)
+        np.testing.assert_array_equal(data["activations"][:, row], expected)
+        for label in ("persona", "topic", "direction", "pair", "text"):
+            assert data[label].values[row] == expected[label].item()
 
 
 def test_reading_is_lazy(tiny, frame, path):
@@ -109,14 +103,14 @@ def test_reading_is_lazy(tiny, frame, path):
     expected = extract(tiny(), frame, store=path, **OPTIONS).compute()
     chunks = sorted((path / "activations").glob("[0-9]*"))
     assert len(chunks) == 4 * N // SIZE
-    keep = {f"2.{batch}" for batch in range(N // SIZE // 2)}  # the persona named first lies first
+    keep = {f"2.{batch}.0" for batch in range(N // SIZE // 2)}  # the persona named first lies first
     for chunk in chunks:
         if chunk.name not in keep:
             chunk.write_bytes(b"broken")
     acts = open_store(path)
     np.testing.assert_array_equal(acts.sel(layer=2, persona="liberal"), expected.sel(layer=2, persona="liberal"))
     for broken in (acts.sel(layer=1, persona="liberal"), acts.sel(layer=2, persona="conservative")):
-        with pytest.raises(Exception, match=r"(?i)blosc|zstd|codec|decompress|buffer|header|invalid|input"):
+        with pytest.raises(RuntimeError, match="decompression"):
             broken.compute()
 
 
@@ -124,8 +118,7 @@ def test_reading_is_lazy(tiny, frame, path):
 def test_interrupted_run_resumes_to_the_same_bits(tiny, frame, path, monkeypatch, error):
     lm = tiny()
     expected = extract(lm, frame, store=path.with_name("whole.zarr"), **OPTIONS).compute()
-    with monkeypatch.context() as patch, pytest.raises(error):
-        fail_at(patch, lm.decoder, "forward", 3, error)
+    with fail_at(monkeypatch, lm.decoder, "forward", 3, error), pytest.raises(error):
         extract(lm, frame, store=path, **OPTIONS)
     with pytest.raises(ValueError, match=r"not finished \(50%\); run the extraction again"):
         open_store(path)
@@ -139,8 +132,7 @@ def test_resumed_run_keeps_the_batches_of_the_first(tiny, frame, path, monkeypat
     """Another batch size at the second call would change the last bits."""
     lm = tiny()
     expected = extract(lm, frame, store=path.with_name("whole.zarr"), **OPTIONS).compute()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        fail_at(patch, lm.decoder, "forward", 3, KeyboardInterrupt)
+    with fail_at(monkeypatch, lm.decoder, "forward", 3, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         extract(lm, frame, store=path, **OPTIONS)
     with count_forwards(lm) as sizes:
         resumed = extract(lm, frame, store=path, batch_size=5, progress=False)
@@ -151,8 +143,7 @@ def test_resumed_run_keeps_the_batches_of_the_first(tiny, frame, path, monkeypat
 def test_batch_that_was_written_but_not_marked_is_kept(tiny, frame, path, monkeypatch):
     lm = tiny()
     expected = extract(lm, frame, store=path.with_name("whole.zarr"), **OPTIONS).compute()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        fail_at(patch, ActivationStore, "_mark", 2, KeyboardInterrupt)
+    with fail_at(monkeypatch, ActivationStore, "_mark", 2, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         extract(lm, frame, store=path, **OPTIONS)
     with count_forwards(lm) as sizes:
         resumed = extract(lm, frame, store=path, **OPTIONS)
@@ -186,7 +177,7 @@ def test_killed_run_resumes_to_the_same_bits(tiny, frame, path):
         timeout=120,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert {chunk.name for chunk in (path / "activations").glob("*.2")} == {"0.2", "1.2"}
+    assert {chunk.name for chunk in (path / "activations").glob("*.2.0")} == {"0.2.0", "1.2.0"}
     lm = tiny()
     with count_forwards(lm) as sizes:
         resumed = extract(lm, frame, store=path, **OPTIONS)
@@ -262,8 +253,7 @@ def test_only_what_changed_is_computed(tiny, frame, path, change, computed, batc
 
 def test_change_to_an_unfinished_store_keeps_what_is_there(tiny, frame, path, monkeypatch):
     lm = tiny()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        fail_at(patch, lm.decoder, "forward", 3, KeyboardInterrupt)
+    with fail_at(monkeypatch, lm.decoder, "forward", 3, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         extract(lm, frame, store=path, **OPTIONS)
     with count_forwards(lm) as sizes:
         acts = extract(lm, more(frame), store=path, **OPTIONS)
@@ -288,8 +278,7 @@ def test_interrupted_rebuild_loses_nothing(tiny, frame, path, monkeypatch, renam
     """Laying out anew moves folders three times; an interruption before each leaves what was computed."""
     lm = tiny()
     extract(lm, frame, store=path, **OPTIONS)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        fail_at(patch, Path, "rename", rename, KeyboardInterrupt)
+    with fail_at(monkeypatch, Path, "rename", rename, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         extract(lm, other_texts(frame), store=path, **OPTIONS)
     with count_forwards(lm) as sizes:
         acts = extract(lm, other_texts(frame), store=path, **OPTIONS)
@@ -364,9 +353,11 @@ def make_zarr_of_version_1(path):
 def test_what_is_not_a_store_is_refused_and_kept(tiny, frame, path, make):
     make(path)
     before = contents(path) or path.read_text()
-    with pytest.raises(ValueError, match="acts.zarr is .*(not an activation store|of version None).*remove it"):
+    with pytest.raises(
+        ValueError, match=r"acts\.zarr is .*(not an activation store|of version None).*(remove it|choose another)"
+    ):
         extract(tiny(), frame, store=path, **OPTIONS)
-    with pytest.raises(ValueError, match="acts.zarr"):
+    with pytest.raises(ValueError, match=r"acts\.zarr is "):
         open_store(path)
     assert (contents(path) or path.read_text()) == before
 

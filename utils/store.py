@@ -173,7 +173,10 @@ def open_existing(path: Path) -> ActivationStore | None:
         raise ValueError(
             f"{path} is a store of version {version}, this program writes {VERSION}; remove it to compute anew."
         )
-    return ActivationStore(path)
+    try:
+        return ActivationStore(path)
+    except KeyError as error:
+        raise ValueError(f"{path} is not an activation store: {error} is not there; choose another path.") from None
 
 
 def open_store(path: str | Path) -> xr.DataArray:
@@ -198,7 +201,7 @@ def open_store(path: str | Path) -> xr.DataArray:
     if not store.finished:
         raise ValueError(f"{path} is not finished ({store.done.mean():.0%}); run the extraction again to resume it.")
     data = xr.open_zarr(path, chunks=None, consolidated=True)
-    array = data[NAME].isel(statement=np.argsort(data["order"].to_numpy(), kind="stable"))
+    array = data[NAME].drop_vars("key").isel(statement=np.argsort(data["order"].to_numpy(), kind="stable"))
     array.attrs = dict(store.config)
     return label(array)
 
