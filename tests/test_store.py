@@ -224,7 +224,7 @@ def more(frame):
     return pd.concat([new, frame], ignore_index=True)
 
 
-@pytest.mark.parametrize("batch_size", [3, 5, 12])
+@pytest.mark.parametrize("batch_size", [5, 12])
 @pytest.mark.parametrize(
     ("change", "computed"),
     [

@@ -4,12 +4,15 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import false_discovery_control
 
 import utils.study
 from deepscan import ScanRuns
+from utils.prompts import find_template
 from utils.results import open_study
 from utils.settings import StudyConfig
+from utils.statements import DATA
 from utils.study import run_study
 
 N, N_LAYERS, N_NODES = 40, 3, 24
@@ -381,10 +384,19 @@ def test_open_study_says_what_to_do(tmp_path):
         open_study(tmp_path)
 
 
-def test_end_to_end_on_the_default_model(tmp_path, bare):
-    """Eighty shipped statements of two personas through the real model; a repeat leaves everything as it is."""
-    from utils.statements import DATA
+def check_one_statement(study, lm):
+    """What is stored for a statement is what the bare model gives for its prompt."""
+    statement = study.activations.isel(statement=50)
+    template = find_template(lm.tokenizer, "system")
+    ids = lm.tokenizer(template.before + str(statement["text"].item()) + template.after, add_special_tokens=False)
+    with torch.inference_mode():
+        states = lm.model(torch.tensor([ids["input_ids"]]), output_hidden_states=True).hidden_states
+    for layer in (0, 1, 15, 29):
+        np.testing.assert_allclose(statement.sel(layer=layer), states[layer][0, -1], rtol=1e-3, atol=2e-3)
 
+
+def test_end_to_end_on_the_default_model(tmp_path, bare, lm):
+    """Eighty shipped statements of two personas through the real model; a repeat leaves everything as it is."""
     shipped = pd.read_csv(DATA / "statements.csv")
     names = ["extraversion", "anti-immigration"]
     shipped[shipped["persona"].isin(names)].groupby(["persona", "direction"]).head(20).to_csv(
@@ -409,8 +421,7 @@ def test_end_to_end_on_the_default_model(tmp_path, bare):
         names, (True, 15)
     )
     assert study.detection["p_value"].between(0.05, 1).all()
-    print(above.groupby("layer")[["silhouette","silhouette_null_high","probe_auroc","centroid_distance","centroid_distance_null_high"]].mean()); print(study.detection.T)
-    assert 0
+    check_one_statement(study, lm)
     first = read_tables(study.folder)
     again = run_study(tmp_path / "out", config, progress=False)
     assert again.record["stages"] == study.record["stages"]

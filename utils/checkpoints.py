@@ -14,9 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-import transformers
-
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -49,6 +46,16 @@ def default_gguf() -> Path:
     return files[0]
 
 
+def file_key(name_or_path: str | None) -> str | None:
+    """A key of a model's files by their names, sizes and times; None for a hub id, whose files may change."""
+    path = default_gguf() if name_or_path is None else Path(name_or_path).expanduser()
+    if not path.exists():
+        return None
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+
+
 def convert_gguf(file: Path) -> Path:
     """Return a folder with the weights of a GGUF file as safetensors, converting it on first use.
 
@@ -67,6 +74,10 @@ def convert_gguf(file: Path) -> Path:
     ValueError
         transformers cannot read the file.
     """
+    # Imported here, so that asking where the default model is stays quick.
+    import torch
+    import transformers
+
     target = cache_folder() / "models" / f"{file.stem}-{_content_key(file)}"
     if (target / "config.json").exists():
         return target

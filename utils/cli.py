@@ -38,10 +38,10 @@ EXAMPLES = """
 
 @app.callback()
 def _root(
-    ctx: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
 ) -> None:
-    ctx.obj = debug
+    # Taken here so that it is in the help; main reads it from the command line, as errors end there.
+    del debug
 
 
 @app.command(epilog=EXAMPLES)
@@ -63,8 +63,10 @@ def study(
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Statements a batch, or auto.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
-    runs: Annotated[int, typer.Option(min=1, help="Scan runs a persona.")] = 100,
-    permutations: Annotated[int, typer.Option(min=19, help="Permutations; the smallest p-value is 1/(1 + this).")] = 99,
+    runs: Annotated[int, typer.Option(min=1, help="Scan runs a persona.")] = 40,
+    permutations: Annotated[
+        int, typer.Option(min=19, help="Permutations; the smallest p-value is 1/(1 + this).")
+    ] = 299,
     clean: Annotated[int, typer.Option(min=1, help="Clean records a run.")] = 15,
     anomalous: Annotated[int, typer.Option(min=1, help="Anomalous records a run.")] = 15,
     score: Annotated[ScoreName, typer.Option(help="Berk–Jones, Higher Criticism or Kolmogorov–Smirnov.")] = "bj",

@@ -1,5 +1,6 @@
 """What is compared with what: for each persona, the statements under H1 and under H0, and the two parts of the pairs."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -93,13 +94,14 @@ def split_parts(statements: pd.DataFrame | xr.DataArray, *, share: float = 0.25,
         (n_statements,) of ``"select"`` and ``"test"``.
     """
     frame = label_frame(statements)
-    generator = np.random.default_rng(rng)
     unit = frame["pair"].where(frame["pair"] != "", frame["id"])
     # Units of a persona with pairs are drawn together, single statements by direction so that both sides stay filled.
     stratum = frame["persona"] + np.where(frame["pair"] != "", "", "/" + frame["direction"])
     part = np.full(len(frame), "test", dtype="<U6")
-    for _, units in unit.groupby(stratum, sort=False):
+    for name, units in unit.groupby(stratum, sort=False):
         names = units.unique()
+        # A generator for each persona: what it is given does not depend on which others are there.
+        generator = np.random.default_rng([rng, zlib.crc32(str(name).encode())])
         chosen = generator.permutation(names)[: round(share * len(names))]
         part[unit.isin(chosen).to_numpy()] = "select"
     return part

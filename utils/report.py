@@ -100,7 +100,7 @@ def _summarise(study: Study) -> list[str]:
         f"(permutation test, {config['permutations']} permutations, adjusted p ≤ {_LEVEL})"
         + (f": {', '.join(found)}." if found else "."),
     ]
-    if lost:
+    if found and lost:
         sentences.append(f"It does not for: {', '.join(lost)}.")
     return sentences
 
@@ -114,10 +114,11 @@ def _warn(study: Study) -> list[str]:
                 f"The form of the statements (length, punctuation, function words) alone tells the sides apart at {FORM_LIMIT} "
                 f"accuracy or better for: {', '.join(given)}. What is found for them may be form and not persona."
             )
-    smallest = 1 / (1 + study.config["permutations"])
-    if smallest * len(study.detection) > _LEVEL and not (study.detection["p_adjusted"] <= _LEVEL).any():
+    smallest = len(study.detection) / (1 + study.config["permutations"])
+    if smallest > _LEVEL:
         warnings.append(
-            f"With {study.config['permutations']} permutations no p-value is below {smallest:.2g}; give --permutations more."
+            f"With {study.config['permutations']} permutations, a persona that is alone in being found cannot have an adjusted p "
+            f"below {smallest:.2g}: give --permutations {round(len(study.detection) / _LEVEL)} or more."
         )
     return warnings
 
@@ -127,7 +128,13 @@ def _about_layers(study: Study) -> tuple[str, pd.DataFrame]:
         "How far the two sides of each persona lie apart at the scanned layer, and how far form alone goes. Silhouette: "
         "0 is no clustering. Form accuracy and probe AUROC: 0.5 is chance."
     )
-    return about, result_table(study)
+    table = result_table(study)
+    interval = [
+        f"{value:.3f} ({low:.3f} to {high:.3f})"
+        for value, low, high in zip(table["silhouette"], table["silhouette low"], table["silhouette high"], strict=True)
+    ]
+    table["silhouette"] = interval
+    return about, table.drop(columns=["silhouette low", "silhouette high"])
 
 
 def _about_scan(study: Study) -> tuple[str, pd.DataFrame]:

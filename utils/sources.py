@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from deepscan import detect
-from utils.activations import extract, plan_work
 from utils.arrays import store_arrays
-from utils.models import LanguageModel, load_model
+from utils.checkpoints import file_key
 from utils.settings import StudyConfig, scan_options
+from utils.stages import key_of
 from utils.statements import load_statements
 
 logger = logging.getLogger(__name__)
@@ -31,13 +30,16 @@ class Source:
     frame
         Statements as :func:`utils.statements.load_statements` returns them.
     compute
-        ``compute(path, progress)`` returns the activations.
+        ``compute(path, progress)`` writes the activations to a store at ``path``.
+    key
+        Changes with anything that the activations depend on; None where that cannot be told without computing.
     has_texts
         Whether the frame holds what the statements say.
     """
 
     frame: pd.DataFrame
-    compute: Callable[[Path, bool], xr.DataArray]
+    compute: Callable[[Path, bool], object]
+    key: str | None
     has_texts: bool
 
 
@@ -45,21 +47,30 @@ def open_source(config: StudyConfig) -> Source:
     """Read the statements or arrays of a study; the model is loaded only when activations are asked for."""
     if config.activations is not None:
         frame, write = store_arrays(Path(config.activations), personas=config.personas, layers=config.layers)
-        return Source(frame, write, has_texts=False)
+        return Source(frame, write, key=None, has_texts=False)
     frame = load_statements(config.statements, config.personas, topics=config.topics)
-    return Source(frame, partial(_extract, config, frame), has_texts=True)
+    files = file_key(config.model)
+    names = ("model", "device", "dtype", "layers", "position", "role")
+    key = key_of(files, frame, [getattr(config, name) for name in names]) if files else None
+    return Source(frame, partial(_extract, config, frame), key=key, has_texts=True)
 
 
-def _extract(config: StudyConfig, frame: pd.DataFrame, store: Path, progress: bool) -> xr.DataArray:
+def _extract(config: StudyConfig, frame: pd.DataFrame, store: Path, progress: bool) -> None:
+    # Imported here: torch and transformers take seconds that a study with nothing to extract need not spend.
+    from utils.activations import extract, plan_work
+    from utils.models import load_model
+
     lm = load_model(config.model, device=config.device, dtype=config.dtype)
     work = plan_work(lm, frame, layers=config.layers, role=config.role, store=store)
     if work.n_statements:
-        seconds = work.seconds + _scan_seconds(lm, config) * frame["persona"].nunique() * (1 + len(config.scan_layers))
+        seconds = work.seconds + _scan_seconds(lm.d_model, config) * frame["persona"].nunique() * (
+            1 + len(config.scan_layers)
+        )
         logger.info(
             "%s on %s: %d of %d statements to run, %d tokens; about %s for activations and scans, %.2f GB on disk",
             lm.name, lm.device, work.n_statements, len(frame), work.n_tokens, _duration(seconds), work.bytes / 1e9,
         )  # fmt: skip
-    return extract(
+    extract(
         lm,
         frame,
         layers=config.layers,
@@ -71,9 +82,9 @@ def _extract(config: StudyConfig, frame: pd.DataFrame, store: Path, progress: bo
     )
 
 
-def _scan_seconds(lm: LanguageModel, config: StudyConfig) -> float:
+def _scan_seconds(n_nodes: int, config: StudyConfig) -> float:
     """How long one persona's scan will take, from a small one on noise of the model's width."""
-    noise = np.random.default_rng(0).standard_normal((2, 90, lm.d_model), dtype=np.float32)
+    noise = np.random.default_rng(0).standard_normal((2, 90, n_nodes), dtype=np.float32)
     options = {**scan_options(config), "n_runs": 10, "n_permutations": 3}
     # Clean and anomalous samples that the noise is large enough for; the time hardly depends on their sizes.
     options |= {"n_clean": min(config.n_clean, 30), "n_anomalous": min(config.n_anomalous, 30)}

@@ -24,7 +24,6 @@ class StageLog:
     def __init__(self, folder: Path, config: dict[str, Any]):
         self.folder = folder
         self._path = folder / "study.json"
-        self._started = time.perf_counter()
         earlier = _read_json(self._path)
         self._record: dict[str, Any] = {
             "config": config,
@@ -37,6 +36,9 @@ class StageLog:
         stages = self._record["stages"]
         if exists and stages.get(name, {}).get("key") == key:
             return
+        if stages.pop(name, None) is not None:
+            # An interrupted run must not leave the old key beside half-replaced results.
+            self._write()
         started = time.perf_counter()
         run()
         stages[name] = {"key": key, "seconds": round(time.perf_counter() - started, 2)}
@@ -56,10 +58,6 @@ class StageLog:
         """Write the record with all that was added."""
         self._record["seconds"] = {name: entry["seconds"] for name, entry in self._record["stages"].items()}
         self._write()
-
-    def elapsed(self) -> float:
-        """Seconds since the record was opened."""
-        return round(time.perf_counter() - self._started, 2)
 
     def _write(self) -> None:
         replace_text(self._path, json.dumps(_plain(self._record), indent=1, allow_nan=False))

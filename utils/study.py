@@ -22,6 +22,7 @@ from utils.results import Study, open_study, summarise
 from utils.settings import StudyConfig, scan_options
 from utils.sources import open_source
 from utils.stages import StageLog, key_of, write_frame
+from utils.store import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +69,16 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     folder = _make_folder(Path(out))
     log = StageLog(folder, asdict(config))
 
-    acts = source.compute(folder / "activations.zarr", progress)
+    store = folder / "activations.zarr"
+    log.stage(
+        "activations",
+        source.key or "",
+        lambda: source.compute(store, progress),
+        exists=source.key is not None and store.exists(),
+    )
+    acts = open_store(store)
     further = _check_scan_layers(acts, config)
-    base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, config.contrast, config.seed)
+    base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, part, config.contrast, config.seed)
     on_select = log.table("layers_select", base, lambda: divergence(acts, select, probe=False, progress=progress))
     log.table("layers", base, lambda: divergence(acts, test, rng=config.seed, progress=progress))
     if source.has_texts:
@@ -101,7 +109,8 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     log.stage("figures", scan_key, lambda: draw_figures(study), exists=(folder / "figures").is_dir())
     log.finish()
     log.stage("report", scan_key, lambda: write_report(study), exists=(folder / "report.html").exists())
-    return study
+    log.finish()
+    return open_study(folder)
 
 
 def _scan_layer(

@@ -265,7 +265,7 @@ def _persona_grid(
     topics = table.drop_duplicates("persona").groupby("topic", sort=False)["persona"].apply(list)
     rows = [chunk for personas in topics for chunk in _chunks(personas, 5)]
     columns = max(map(len, rows))
-    size = (max(4.0, 2.15 * columns), height * len(rows) + 0.8)
+    size = (max(4.0, 2.15 * columns), height * len(rows) + 1.0)
     _, axes = plt.subplots(
         len(rows), columns, figsize=size, sharex=sharex, sharey=sharey, squeeze=False, layout="constrained"
     )
