@@ -9,7 +9,7 @@ import jaxtyping
 import pytest
 
 # Before the first import of either package: from here on, annotations in signatures are enforced.
-jaxtyping.install_import_hook(["deepscan", "utils"], "beartype.beartype")
+jaxtyping.install_import_hook(["deepscan", "utils"], "typechecker.typechecker")
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,10 @@ def check_refusal(result, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--personas", "politically-libral"], "unknown persona 'politically-libral'; did you mean politically-liberal"),
+        (
+            ["--personas", "politically-libral"],
+            "unknown persona 'politically-libral'; did you mean politically-liberal",
+        ),
         (["--personas", "zzz"], "known are: .*extraversion"),
         (["--topics", "politcs"], "did you mean politics"),
         (["--statements", "/nowhere/at-all.csv"], "no statements at /nowhere/at-all.csv"),
@@ -99,7 +102,10 @@ def test_bad_options_get_one_sentence(command, tmp_path, words, message):
         (["statement,direction,persona", "I like tea.,maybe,tea"], "line 2: unknown direction 'maybe'"),
         (["statement,direction,persona"], "header but no rows"),
         (
-            ["statement,direction,persona", *[f"Tea {i}.,{side},tea" for i in range(9) for side in ("positive", "negative")]],
+            [
+                "statement,direction,persona",
+                *[f"Tea {i}.,{side},tea" for i in range(9) for side in ("positive", "negative")],
+            ],
             "'tea' has 7 .*needs.*more statements",
         ),
     ],
@@ -126,7 +132,14 @@ def test_a_file_in_the_way_of_the_folder(command, tmp_path, arrays, deeper):
 
 @pytest.mark.parametrize(
     "words",
-    [["--score", "entropy"], ["--permutations", "18"], ["--runs", "0"], ["--tail", "up"], ["--contrast", "none"], ["--x"]],
+    [
+        ["--score", "entropy"],
+        ["--permutations", "18"],
+        ["--runs", "0"],
+        ["--tail", "up"],
+        ["--contrast", "none"],
+        ["--x"],
+    ],
 )
 def test_options_out_of_range_exit_with_2(command, words):
     status, _, err = command("study", *words)
@@ -149,7 +162,18 @@ def test_a_small_study_prints_its_table_and_where_the_report_is(command, arrays,
 def test_options_reach_the_study(command, arrays, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(utils.study, "run_study", lambda out, config: seen.append((out, config)) or sys.exit(0))
-    words = ["--activations", arrays, "--layers", "0,4-6", "--scan-layers", "3", "--personas", " alpha, beta", "--seed", 7]
+    words = [
+        "--activations",
+        arrays,
+        "--layers",
+        "0,4-6",
+        "--scan-layers",
+        "3",
+        "--personas",
+        " alpha, beta",
+        "--seed",
+        7,
+    ]
     words += ["--contrast", "one-vs-rest", "--scan", "individual", "--score", "hc", "--tail", "left", "--clean", 3]
     words += ["--anomalous", 4, "--batch-size", "8", "--position", "mean", "--role", "user", "--threshold", "0.8"]
     assert command("study", *words, "--runs", 5, "--permutations", 20, "--out", tmp_path)[0] == 0

@@ -16,7 +16,7 @@ REFERENCES = {
 
 def make_acts(values, *, paired=True, n_h1=None, persona="a", first_layer=0):
     """Activations (layer, statement, node) with labels: H1 (positive) statements before H0 (negative)."""
-    n_layers, n, d = values.shape
+    n_layers, n, _ = values.shape
     n_h1 = n // 2 if n_h1 is None else n_h1
     pair = [f"{persona}{i}" if paired else "" for i in [*range(n_h1), *range(n - n_h1)]]
     columns = {

@@ -75,7 +75,7 @@ def test_auroc_counts_ties_half():
 def test_intervals_resample_whole_pairs():
     """Every statement twice in one unit: as wide as the intervals of the statements once, not narrower."""
     rng = np.random.default_rng(0)
-    x, labels, units = make_pairs(rng, 60, 5, effect=0.6, topic=0.0)
+    x, labels, _ = make_pairs(rng, 60, 5, effect=0.6, topic=0.0)
     once = probe_scores(x, labels, np.arange(120), n_bootstrap=2000)
     together = probe_scores(np.tile(x, (4, 1)), np.tile(labels, 4), np.tile(np.arange(120), 4), n_bootstrap=2000)
     apart = probe_scores(np.tile(x, (4, 1)), np.tile(labels, 4), np.arange(480), n_bootstrap=2000)

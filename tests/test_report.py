@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,35 +18,29 @@ from utils.study import run_study
 NASTY = "<script>alert(1)<script>"
 
 
-class Page(HTMLParser):
+def parse(text):
     """Tags with their attributes, and the text outside of style sheets."""
+    tags, texts, opened = [], [], []
 
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.texts, self._open = [], [], []
-        self.feed(text)
+    def start(tag, attrs):
+        tags.append((tag, dict(attrs)))
+        opened.append(tag)
 
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self._open.append(tag)
+    def end(tag):
+        while tag in opened and opened.pop() != tag:
+            pass
 
-    def handle_endtag(self, tag):
-        if tag in self._open:
-            while self._open.pop() != tag:
-                pass
+    parser = HTMLParser()
+    parser.handle_starttag, parser.handle_endtag = start, end
+    parser.handle_data = lambda data: texts.append(data) if "style" not in opened else None
+    parser.feed(text)
+    return SimpleNamespace(tags=tags, text=re.sub(r"\s+", " ", " ".join(texts)))
 
-    def handle_data(self, data):
-        if "style" not in self._open:
-            self.texts.append(data)
 
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.texts))
-
-    def sources(self):
-        """Every address that a browser would follow or load."""
-        names = ("src", "href", "srcset", "data", "action", "poster")
-        return [attrs[name] for _, attrs in self.tags for name in names if name in attrs]
+def find_addresses(page):
+    """Every address that a browser would follow or load."""
+    names = ("src", "href", "srcset", "data", "action", "poster")
+    return [attrs[name] for _, attrs in page.tags for name in names if name in attrs]
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +73,18 @@ def altered(study, tmp_path, monkeypatch):
             write_frame(tmp_path / f"{name}.parquet", table)
         facts = study.record | (record or {}) | {"config": study.config | (config or {})}
         write_report(replace(study, folder=tmp_path, record=facts))
-        return Page((tmp_path / "report.html").read_text())
+        return parse((tmp_path / "report.html").read_text())
 
     return write
 
 
 def read_page(study):
-    return Page((study.folder / "report.html").read_text(encoding="utf-8"))
+    return parse((study.folder / "report.html").read_text(encoding="utf-8"))
 
 
 def test_everything_is_inline(study):
     page = read_page(study)
-    sources = page.sources()
+    sources = find_addresses(page)
     assert sources
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not {tag for tag, _ in page.tags} & {"link", "script", "iframe", "object", "embed", "base"}

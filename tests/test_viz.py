@@ -287,7 +287,8 @@ def test_node_map_shows_each_node_once_in_its_row_with_its_side():
     nodes = node_table(personas(2)).drop(index=4)
     ax = plot_node_map(nodes, 10)
     marks = next(each for each in ax.collections if each.get_array() is not None)
-    shown = {(*map(int, place), round(float(value), 3)) for place, value in zip(marks.get_offsets(), marks.get_array())}
+    pairs = zip(marks.get_offsets(), marks.get_array(), strict=True)
+    shown = {(*map(int, place), round(float(value), 3)) for place, value in pairs}
     assert {(0, 0, 0.5), (3, 0, -0.65), (0, 1, 0.5)} <= shown
     assert not any(node == 3 and row == 1 for node, row, _ in shown)
 
