@@ -10,6 +10,7 @@ PATH = re.compile(r"(?:/home/|/Users/|/root/|/work/|/tmp/|[A-Z]:\\\\)")
 
 
 def find_faults(path: Path) -> list[str]:
+    """What is wrong with a notebook, one sentence each."""
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     source = "\n".join("".join(cell["source"]) for cell in cells)
     outputs = [output for cell in cells for output in cell["outputs"]]

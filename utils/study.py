@@ -70,12 +70,11 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     log = StageLog(folder, asdict(config))
 
     store = folder / "activations.zarr"
-    log.stage(
-        "activations",
-        source.key or "",
-        lambda: source.compute(store, progress),
-        exists=source.key is not None and store.exists(),
-    )
+    if source.key is None:
+        # Arrays are compared with what is stored. Not a stage: those that run leave a finished record behind.
+        source.compute(store, progress)
+    else:
+        log.stage("activations", source.key, lambda: source.compute(store, progress), exists=store.exists())
     acts = open_store(store)
     further = _check_scan_layers(acts, config)
     base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, part, config.contrast, config.seed)
