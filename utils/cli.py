@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 
 
+_INTERRUPTED = 130
+
 EXAMPLES = """
 **Examples**
 
@@ -149,8 +151,12 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # The command framework turns Ctrl-C into an exit of its own.
+        if isinstance(stop, KeyboardInterrupt) or stop.code == _INTERRUPTED:
+            typer.echo("personascope: interrupted; run the same command again and it goes on from here.", err=True)
+            sys.exit(_INTERRUPTED)
+        raise
     except (ValueError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
