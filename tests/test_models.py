@@ -134,6 +134,24 @@ def test_blocks_are_the_decoder_blocks(kind):
     assert all(any("att" in name for name, _ in block.named_modules()) for block in blocks)
 
 
+def test_blocks_are_the_outermost_list():
+    """Also where each block comes after, and holds, lists of as many modules of one class."""
+
+    class Nested(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = transformers.LlamaConfig(num_hidden_layers=2)
+            self.body = torch.nn.Module()
+            self.body.adapters = torch.nn.Module()
+            self.body.adapters.items = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(2))
+            self.body.blocks = torch.nn.ModuleList(torch.nn.Module() for _ in range(2))
+            for block in self.body.blocks:
+                block.experts = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(2))
+
+    model = Nested()
+    assert find_blocks(model) is model.body.blocks
+
+
 def test_layout_that_is_unknown():
     class Odd(torch.nn.Module):
         def __init__(self):
@@ -213,12 +231,21 @@ def test_path_that_is_not_there(name):
     assert "a local folder, a .gguf file or a hub id" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["nobody/nothing", "nothing", "nobody/gated-401"])
+@pytest.mark.parametrize("name", ["nobody/nothing", "nothing"])
 def test_hub_model_that_is_not_there(name):
-    """Offline; a name that looks like an error code does not make it a gated one."""
     for load in (load_model, load_tokenizer):
         with pytest.raises(FileNotFoundError, match=f"no model '{name}': it is not a local folder, and the hub"):
             load(name)
+
+
+@pytest.mark.parametrize("name", ["nobody/model-401", "nobody/gated"])
+def test_name_that_looks_like_an_error_does_not_make_a_model_gated(monkeypatch, name):
+    def missing(source, **_options):
+        raise OSError(f"{source} is not a local folder and is not a valid model identifier.")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", missing)
+    with pytest.raises(FileNotFoundError, match=f"no model '{name}'"):
+        load_model(name)
 
 
 def test_folder_without_a_configuration(tmp_path):

@@ -352,3 +352,10 @@ def test_published_file_and_its_csv_copy_are_one(write):
         writer.writerows(expected[["statement", "direction", "persona"]].itertuples(index=False))
     columns = ["persona", "topic", "direction", "statement"]
     assert load_statements(copy)[columns].equals(expected[columns])
+
+
+@pytest.mark.parametrize("name", ["../up", "politics/us", "a\\b", ".hidden"])
+def test_names_that_cannot_name_a_file_are_refused(write, name):
+    text = OWN + f"1,{name},t,positive,Some text,\n"
+    with pytest.raises(ValueError, match=r"line 2: persona .* cannot name a file"):
+        load_statements(write("a.csv", text))

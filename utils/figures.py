@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -186,7 +187,9 @@ def _draw_node_profiles(study: Study) -> Figure:
 def _draw_node_map(study: Study) -> Figure:
     at_best = study.nodes[study.nodes["layer"] == study.best_layer]
     held = [(node, sign) in study.node_sets[persona] for persona, node, sign in zip(*_columns(at_best), strict=True)]
-    return _figure_of(plot_node_map(at_best[held], study.record["n_nodes"]))
+    # Nodes outside the set count as never selected, so that a persona with an empty set keeps its row.
+    shown = at_best.assign(frequency=at_best["frequency"].where(np.asarray(held, bool), 0.0))
+    return _figure_of(plot_node_map(shown, study.record["n_nodes"]))
 
 
 def _draw_upset(study: Study) -> Figure:

@@ -110,12 +110,13 @@ def node_p_values(runs: ScanRuns) -> Float[np.ndarray, " nodes"]:
 
 
 def null_set_size(runs: ScanRuns, *, threshold: float = 0.5, level: float | None = 0.05) -> float:
-    """Mean size of the node set under flipped sides: each permutation is judged like the truth, against the others."""
+    """Mean size of the node set under flipped sides: each permutation takes the place of the truth and is judged like it."""
     permuted = runs.permuted_frequency()
     chosen = permuted >= threshold
     if level is not None:
-        # Each permutation is among those it is compared with, which stands for the "1 +" of the observed one.
-        chosen &= (_exceedance(permuted, permuted) * (1 + len(permuted)) - 1) / len(permuted) <= level
+        # The permutation itself is among all of them, which is the "1 +" of its p-value.
+        everyone = np.vstack([runs.node_frequency(), permuted])
+        chosen &= np.stack([(everyone >= row).mean(axis=0) for row in permuted]) <= level
     return float(chosen.sum(axis=1).mean())
 
 

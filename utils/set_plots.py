@@ -1,6 +1,7 @@
 """Figures of sets: UpSet plots and Venn diagrams of node sets."""
 
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,7 +86,10 @@ def _draw_areas(members: list[set], names: list[str], colours: list[str], ax: Ax
 
     # The two functions share their arguments, but not their types.
     draw: Any = matplotlib_venn.venn2 if len(members) == 2 else matplotlib_venn.venn3
-    draw(members, set_labels=names, set_colors=tuple(colours), alpha=0.6, ax=ax)
+    with warnings.catch_warnings():
+        # An empty set has no area to draw, which its label says.
+        warnings.filterwarnings("ignore", message=".*zero area")
+        draw(members, set_labels=names, set_colors=tuple(colours), alpha=0.6, ax=ax)
 
 
 def _draw_petals(members: list[set], names: list[str], colours: list[str], ax: Axes) -> None:

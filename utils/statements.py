@@ -173,6 +173,12 @@ def _complete(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     known = frame["persona"].map(topic_of)
     frame["topic"] = frame["topic"].where(frame["topic"].str.strip() != "", known) if "topic" in frame else known
     frame["pair"] = frame["pair"].where(frame["pair"].str.strip() != "") if "pair" in frame else None
+    for name in ("persona", "topic"):
+        if (unusable := frame[name].str.contains(r"[/\\]|^\.")).any():
+            value = first_value(frame, unusable, name)
+            raise ValueError(
+                f"{path}: {line_of(frame, unusable)}: {name} {value!r} cannot name a file; leave out / and \\ and a leading dot."
+            )
     check_ids(path, frame)
     return frame[[*COLUMNS, "_line"]]
 

@@ -221,7 +221,7 @@ def plot_node_map(nodes: pd.DataFrame, n_nodes: int, *, ax: Axes | None = None) 
     shown = ax.scatter(node, row, c=image[row, node], marker="|", s=130, lw=width, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.hlines(np.arange(len(personas)), 0, n_nodes, color="#DDDDDD", lw=0.6, zorder=0)
     ax.set_yticks(np.arange(len(personas)), [short_name(name) for name in personas])
-    ax.set(xlabel="node", xlim=(-0.01 * n_nodes, 1.01 * n_nodes), ylim=(len(personas) - 0.5, -0.5))
+    ax.set(xlabel="node", xlim=(-0.01 * n_nodes, 1.01 * n_nodes), ylim=(max(1, len(personas)) - 0.5, -0.5))
     bar = ax.figure.colorbar(shown, ax=ax, pad=0.01, label="share of runs, by side")
     bar.set_ticks([-1, 0, 1], labels=["1, below", "0", "1, above"])
     return ax
@@ -241,9 +241,10 @@ def plot_overlap(table: pd.DataFrame, *, value: str = "jaccard", level: float = 
     for a, b, shown in zip(table["a"], table["b"], table[value], strict=True):
         image[place[b], place[a]] = shown
     ax = ax if ax is not None else _new_axes(1.8 + 0.5 * len(names), 1.2 + 0.45 * len(names))
+    highest = None if np.isfinite(image).any() else 1
     sns.heatmap(
-        image[1:, :-1], ax=ax, cmap="cividis", vmin=0, square=True, annot=True, fmt=".2f", annot_kws={"fontsize": 7},
-        cbar_kws={"label": value.replace("_", " "), "shrink": 0.6}, linewidths=0.4,
+        image[1:, :-1], ax=ax, cmap="cividis", vmin=0, vmax=highest, square=True, annot=True, fmt=".2f",
+        annot_kws={"fontsize": 7}, cbar_kws={"label": value.replace("_", " "), "shrink": 0.6}, linewidths=0.4,
     )  # fmt: skip
     if "p_adjusted" in table:
         for a, b, p_value in zip(table["a"], table["b"], table["p_adjusted"], strict=True):
