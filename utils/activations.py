@@ -229,7 +229,7 @@ def _token_weights(prompts: list[Prompt], width: int, position: Position) -> tor
 
 def _as_frame(statements: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
     if not isinstance(statements, pd.DataFrame):
-        texts = list(statements)
+        texts = [statements] if isinstance(statements, str) else list(statements)
         statements = pd.DataFrame({"statement": texts, "id": [f"statement-{i:05d}" for i in range(len(texts))]})
     if "statement" not in statements or not len(statements):
         raise ValueError("there are no statements to run: the frame is empty or has no column 'statement'.")
