@@ -186,7 +186,8 @@ def _draw_node_profiles(study: Study) -> Figure:
 
 def _draw_node_map(study: Study) -> Figure:
     at_best = study.nodes[study.nodes["layer"] == study.best_layer]
-    held = [(node, sign) in study.node_sets[persona] for persona, node, sign in zip(*_columns(at_best), strict=True)]
+    labels = zip(at_best["persona"], at_best["node"], at_best["sign"], strict=True)
+    held = [(node, sign) in study.node_sets[persona] for persona, node, sign in labels]
     # Nodes outside the set count as never selected, so that a persona with an empty set keeps its row.
     shown = at_best.assign(frequency=at_best["frequency"].where(np.asarray(held, bool), 0.0))
     return _figure_of(plot_node_map(shown, study.record["n_nodes"]))
@@ -202,10 +203,6 @@ def _draw_overlap(study: Study) -> Figure:
 
 def _venn_of(personas: list[str]) -> Callable[[Study], Figure]:
     return lambda study: _figure_of(plot_venn({persona: study.node_sets[persona] for persona in personas}))
-
-
-def _columns(nodes: pd.DataFrame) -> list[pd.Series]:
-    return [nodes[name] for name in ("persona", "node", "sign")]
 
 
 def _topics(study: Study) -> dict[str, list[str]]:

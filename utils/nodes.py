@@ -106,7 +106,8 @@ def node_p_values(runs: ScanRuns) -> Float[np.ndarray, " nodes"]:
 
     One test a node, not corrected over nodes.
     """
-    return _exceedance(runs.node_frequency()[None], runs.permuted_frequency())[0]
+    permuted = runs.permuted_frequency()
+    return (1 + (permuted >= runs.node_frequency()).sum(axis=0)) / (1 + len(permuted))
 
 
 def null_set_size(runs: ScanRuns, *, threshold: float = 0.5, level: float | None = 0.05) -> float:
@@ -118,12 +119,6 @@ def null_set_size(runs: ScanRuns, *, threshold: float = 0.5, level: float | None
         everyone = np.vstack([runs.node_frequency(), permuted])
         chosen &= np.stack([(everyone >= row).mean(axis=0) for row in permuted]) <= level
     return float(chosen.sum(axis=1).mean())
-
-
-def _exceedance(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """``(1 + #{null >= observed}) / (1 + n)`` node by node: (k, n_nodes) and (n, n_nodes) to (k, n_nodes)."""
-    counts = np.stack([(null >= row).sum(axis=0) for row in observed])
-    return (1 + counts) / (1 + len(null))
 
 
 def membership(sets: Mapping[str, NodeSet]) -> pd.DataFrame:

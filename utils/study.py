@@ -71,7 +71,7 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
 
     store = folder / "activations.zarr"
     if source.key is None:
-        # Arrays are compared with what is stored. Not a stage: those that run leave a finished record behind.
+        # Arrays and hub models are compared with what is stored. Not a stage: running one forgets what was finished.
         source.compute(store, progress)
     else:
         log.stage("activations", source.key, lambda: source.compute(store, progress), exists=store.exists())
