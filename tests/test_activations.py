@@ -1,4 +1,5 @@
 import contextlib
+import errno
 
 import numpy as np
 import pandas as pd
@@ -7,8 +8,11 @@ import torch
 from tiny import ARCHITECTURES
 
 from utils.activations import extract, plan_work
-from utils.hooks import watch_residual
+from utils.batches import run_batch, share_prefix
+from utils.components import hook_component
+from utils.prompts import encode_prompts, find_template
 from utils.statements import load_statements
+from utils.store import ActivationStore
 
 TEXTS = [
     "I like cats and dogs.",
@@ -136,6 +140,83 @@ def test_positions_inside_a_template(tiny, role, position):
         np.testing.assert_allclose(acts[:, i], expected[position], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("position", ["last", "statement", "mean"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_shared_beginning_is_run_once_and_changes_nothing(tiny, kind, position):
+    lm = tiny(kind, template="long")
+    prompts = encode_prompts(lm.tokenizer, TEXTS, find_template(lm.tokenizer, "user"))
+    prefix = share_prefix(lm, prompts)
+    assert len(prefix.ids) >= 16
+    assert all(prompt.ids[: len(prefix.ids)] == prefix.ids for prompt in prompts)
+    layers = [0, 1, 2, 3]
+    for batch in (prompts[:1], prompts):
+        whole = run_batch(lm, batch, layers, position=position)
+        np.testing.assert_allclose(
+            run_batch(lm, batch, layers, position=position, prefix=prefix), whole, rtol=1e-5, atol=1e-5
+        )
+    acts = extract(lm, TEXTS, role="user", position=position, batch_size=2, **QUIET)
+    np.testing.assert_allclose(acts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_short_beginning_is_not_shared(tiny):
+    lm = tiny()
+    prompts = encode_prompts(lm.tokenizer, TEXTS, find_template(lm.tokenizer, "user"))
+    assert share_prefix(lm, prompts).ids == ()
+    assert share_prefix(lm, []).ids == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "component", "module"),
+    [
+        ("llama", "attn", "self_attn"),
+        ("llama", "mlp", "mlp"),
+        ("gemma-3", "attn", "post_attention_layernorm"),
+        ("gemma-3", "mlp", "post_feedforward_layernorm"),
+        ("opt", "mlp", "fc2"),
+        ("gpt-2", "attn", "attn.c_proj"),
+        ("mixtral", "mlp", "mlp"),
+    ],
+)
+@pytest.mark.parametrize("position", ["last", "mean"])
+def test_components_are_what_their_module_gives_for_each_statement_alone(tiny, kind, component, module, position):
+    lm = tiny(kind)
+    acts = extract(lm, TEXTS, component=component, position=position, role="raw", batch_size=3, **QUIET)
+    assert acts["layer"].values.tolist() == [1, 2, 3]
+    assert acts.attrs["component"] == component
+    for i, text in enumerate(TEXTS):
+        outputs, handles = [], []
+        for block in lm.blocks:
+            part = block.get_submodule(module)
+            handles.append(part.register_forward_hook(lambda _m, _a, output, kept=outputs: kept.append(output)))
+        ids = lm.tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            lm.model(torch.tensor([ids]))
+        for handle in handles:
+            handle.remove()
+        values = [(out if torch.is_tensor(out) else out[0]).reshape(len(ids), 32) for out in outputs]
+        expected = [value[-1] if position == "last" else value[1:].mean(0) for value in values]  # 1: behind the BOS
+        np.testing.assert_allclose(acts[:, i], torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_heads_can_be_selected_and_resumed_from_a_store(tiny, frame, tmp_path):
+    lm = tiny("qwen3")
+    acts = extract(lm, frame, component="heads", store=tmp_path / "heads.zarr", **QUIET)
+    assert acts.sizes == {"layer": 3, "statement": 10, "node": 64}
+    plain = extract(lm, frame, component="heads", **QUIET)
+    np.testing.assert_allclose(acts, plain, rtol=1e-5, atol=1e-6)
+    assert acts.sel(head=2).shape == plain.sel(head=2).shape == (3, 10, 16)
+    np.testing.assert_array_equal(acts.sel(head=2), acts.values[..., 32:48])
+    with pytest.raises(ValueError, match="made with another component"):
+        extract(lm, frame, component="attn", store=tmp_path / "heads.zarr", **QUIET)
+
+
+def test_parts_of_a_block_have_no_layer_0(tiny):
+    with pytest.raises(
+        ValueError, match=r"layers \[0\] are out of range; tiny-llama has layers 1 to 3 of component mlp"
+    ):
+        extract(tiny(), TEXTS, component="mlp", layers=[0, 1], **QUIET)
+
+
 def test_labels_follow_the_order_asked_for(tiny, frame):
     lm = tiny()
     acts = extract(lm, frame, batch_size=3, **QUIET)
@@ -235,7 +316,7 @@ def test_nothing_to_run(tiny, nothing):
 
 
 def test_empty_statement_is_refused(tiny):
-    with pytest.raises(ValueError, match="no token of the prompt belongs to the statement ''"):
+    with pytest.raises(ValueError, match="no token of the prompt belongs to ''"):
         extract(tiny(), ["fine", ""], **QUIET)
 
 
@@ -273,6 +354,54 @@ def test_out_of_memory_halves_the_batch(tiny, frame, monkeypatch, tmp_path, capl
     assert "out of memory with 8 statements a batch; going on with 4" in caplog.text
     np.testing.assert_allclose(acts, expected, rtol=1e-5, atol=1e-5)
     assert acts["statement"].values.tolist() == frame["id"].tolist()
+
+
+@pytest.mark.parametrize(
+    "words", ["MPS backend out of memory (MPS allocated: 9 GB)", "can't allocate memory: 12 bytes"]
+)
+def test_lack_of_memory_that_only_the_text_of_an_error_tells(tiny, monkeypatch, words):
+    lm = tiny()
+    expected = extract(lm, TEXTS, **QUIET)
+    forward = lm.decoder.forward
+
+    def scarce(*args, **kwargs):
+        if len(kwargs["input_ids"]) > 1:
+            raise RuntimeError(words)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(lm.decoder, "forward", scarce)
+    np.testing.assert_allclose(extract(lm, TEXTS, **QUIET), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny, monkeypatch):
+    lm, calls = tiny(), []
+
+    def broken(**_kwargs):
+        calls.append(1)
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(lm.decoder, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        extract(lm, TEXTS, **QUIET)
+    assert len(calls) == 1
+
+
+def test_a_full_disk_keeps_what_is_there(tiny, frame, monkeypatch, tmp_path):
+    lm, write = tiny(), ActivationStore.write
+
+    def fail_in_the_third_batch(self, rows, values):
+        if rows[0] >= 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, rows, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ActivationStore, "write", fail_in_the_third_batch)
+        with pytest.raises(OSError, match="disk is full after 4 of 10 statements; free some space"):
+            extract(lm, frame, batch_size=2, store=tmp_path / "acts.zarr", **QUIET)
+    with count_forwards(lm) as sizes:
+        acts = extract(lm, frame, batch_size=2, store=tmp_path / "acts.zarr", **QUIET)
+    assert sum(sizes) == 6
+    np.testing.assert_allclose(acts, extract(lm, frame, **QUIET), rtol=1e-5, atol=1e-5)
 
 
 def test_out_of_memory_with_one_statement_is_raised(tiny, monkeypatch):
@@ -341,7 +470,7 @@ def test_a_second_run_gives_the_same_bits(tiny):
 def test_hooks_of_the_caller_stay(tiny):
     """An extraction inside somebody's intervention sees the intervention, and leaves its hooks alone."""
     lm, seen = tiny(), []
-    with watch_residual(lm, [1], lambda layer, _: seen.append(layer)):
+    with hook_component(lm, "resid", [1], lambda layer, _: seen.append(layer)):
         extract(lm, TEXTS, batch_size=5, **QUIET)
         extract(lm, TEXTS, batch_size=5, **QUIET)
     assert seen == [1, 1]

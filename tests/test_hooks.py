@@ -3,7 +3,8 @@ import pytest
 import torch
 from tiny import ARCHITECTURES
 
-from utils.hooks import first_tensor, watch_residual
+from utils.components import hook_component
+from utils.hooks import first_tensor
 
 IDS = torch.tensor([[1, 40, 50, 60, 7]])
 
@@ -26,7 +27,7 @@ def states_of(lm):
 @pytest.mark.parametrize("kind", ["llama", "gpt-2", "opt", "falcon"])
 def test_every_layer_is_handed_over_once_and_in_order(tiny, kind):
     lm, seen = tiny(kind), {}
-    with watch_residual(lm, [0, 1, 2, 3], lambda layer, hidden: seen.update({layer: hidden.clone()})):
+    with hook_component(lm, "resid", [0, 1, 2, 3], lambda layer, hidden: seen.update({layer: hidden.clone()})):
         states = states_of(lm)
     assert list(seen) == [0, 1, 2, 3]
     for layer in range(3):
@@ -38,7 +39,7 @@ def test_every_layer_is_handed_over_once_and_in_order(tiny, kind):
 
 def test_only_the_layers_asked_for(tiny):
     lm, seen = tiny(), []
-    with watch_residual(lm, [2], lambda layer, hidden: seen.append((layer, hidden.shape))):
+    with hook_component(lm, "resid", [2], lambda layer, hidden: seen.append((layer, hidden.shape))):
         assert n_hooks(lm) == 1
         forward(lm)
     assert seen == [(2, (1, 5, 32))]
@@ -50,7 +51,7 @@ def test_hooks_are_gone_afterwards(tiny, error):
     before = forward(lm)
 
     def run():
-        with watch_residual(lm, [0, 1, 3], lambda *_: None):
+        with hook_component(lm, "resid", [0, 1, 3], lambda *_: None):
             assert n_hooks(lm) == 3
             if error:
                 raise error
@@ -70,14 +71,15 @@ def test_error_in_the_catcher_is_not_swallowed(tiny):
     def catch(layer, _hidden):
         raise ValueError(f"caught {layer}")
 
-    with pytest.raises(ValueError, match="caught 2"), watch_residual(lm, [2], catch):
+    with pytest.raises(ValueError, match="caught 2"), hook_component(lm, "resid", [2], catch):
         forward(lm)
     assert n_hooks(lm) == 0
 
 
 def test_layer_that_is_not_there_leaves_no_hook(tiny):
     lm = tiny()
-    with pytest.raises(IndexError), watch_residual(lm, [0, 1, 9], lambda *_: None):
+    hooks = hook_component(lm, "resid", [0, 1, 9], lambda *_: None)
+    with pytest.raises(ValueError, match="layers \\[9\\] are out of range"), hooks:
         pass
     assert n_hooks(lm) == 0
 
@@ -85,14 +87,14 @@ def test_layer_that_is_not_there_leaves_no_hook(tiny):
 def test_watching_does_not_change_the_model(tiny):
     lm = tiny()
     before = forward(lm)
-    with watch_residual(lm, [0, 1, 2, 3], lambda *_: None):
+    with hook_component(lm, "resid", [0, 1, 2, 3], lambda *_: None):
         assert torch.equal(forward(lm), before)
 
 
 def test_nested_watches_each_take_their_own_away(tiny):
     lm, outer, inner = tiny(), [], []
-    with watch_residual(lm, [1], lambda layer, _: outer.append(layer)):
-        with watch_residual(lm, [1, 2], lambda layer, _: inner.append(layer)):
+    with hook_component(lm, "resid", [1], lambda layer, _: outer.append(layer)):
+        with hook_component(lm, "resid", [1, 2], lambda layer, _: inner.append(layer)):
             forward(lm)
         forward(lm)
     forward(lm)
@@ -104,7 +106,7 @@ def test_block_called_with_keywords(tiny):
     lm, seen = tiny(), []
     states = states_of(lm)
     positions = torch.arange(5)[None]
-    with watch_residual(lm, [0], lambda _, hidden: seen.append(hidden)), torch.no_grad():
+    with hook_component(lm, "resid", [0], lambda _, hidden: seen.append(hidden)), torch.no_grad():
         rotary = lm.decoder.rotary_emb(states[0], positions)
         lm.blocks[0](hidden_states=states[0], position_embeddings=rotary, position_ids=positions)
     np.testing.assert_array_equal(seen[0], states[0])

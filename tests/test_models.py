@@ -2,14 +2,19 @@ import json
 import shutil
 import socket
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from huggingface_hub.errors import GatedRepoError
 from tiny import ARCHITECTURES, VOCABULARY, make_lm, make_model, make_tokenizer, randomise
 
+from utils.activations import extract
+from utils.anatomy import find_blocks
 from utils.checkpoints import convert_gguf, default_gguf
-from utils.models import LanguageModel, find_blocks, load_model, load_tokenizer, quiet_loading, resolve_device
+from utils.components import start_at
+from utils.devices import resolve_device
+from utils.models import LanguageModel, load_model, load_tokenizer, quiet_loading
 
 ENCODER = {
     "vocab_size": VOCABULARY,
@@ -424,3 +429,23 @@ def test_randomise_leaves_nothing_alike():
     one, other = make_model("gemma-2"), make_model("gemma-2")
     randomise(other, 1)
     assert not any(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_model_placed_by_accelerate_gives_the_same_activations(copy, tmp_path):
+    """One part is kept on disk until it is needed, as with a model that is larger than the memory."""
+    whole = load_model(copy, device="cpu")
+    place = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "cpu"}
+    place |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    spread = load_model(copy, device="cpu", device_map=place)
+    assert any(weight.is_meta for weight in spread.model.parameters())
+    assert spread.device == torch.device("cpu")
+    for component in ("resid", "attn", "heads"):
+        expected = extract(whole, ["I like cats.", "No."], component=component, progress=False)
+        found = extract(spread, ["I like cats.", "No."], component=component, progress=False)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    ids, hidden = torch.tensor([[4, 5, 6]]), torch.randn(1, 3, 32)
+    with torch.no_grad():
+        before = spread.model(ids).logits
+        with start_at(whole, 2, hidden), start_at(spread, 2, hidden):
+            torch.testing.assert_close(spread.model(ids).logits, whole.model(ids).logits)
+        torch.testing.assert_close(spread.model(ids).logits, before, rtol=0, atol=0)

@@ -1,11 +1,12 @@
 import logging
+import re
 
 import numpy as np
 import pytest
 from tiny import TEMPLATES, make_tokenizer
 
 from utils.activations import extract
-from utils.prompts import Template, encode_prompts, find_template
+from utils.prompts import Template, encode_prompts, encode_texts, find_template, render_chat
 from utils.statements import load_statements
 
 TEXTS = [
@@ -120,7 +121,7 @@ def test_slow_tokenizer_is_refused(monkeypatch):
 
 
 def test_statement_without_tokens_is_named():
-    with pytest.raises(ValueError, match="no token of the prompt belongs to the statement ''"):
+    with pytest.raises(ValueError, match="no token of the prompt belongs to ''"):
         encode_prompts(make_tokenizer(), ["fine", ""], find_template(make_tokenizer()))
 
 
@@ -150,3 +151,40 @@ def test_extraction_uses_the_prompt(tiny):
         extract(folded, TEXTS[:2], role="system", progress=False),
         extract(direct, TEXTS[:2], role="user", progress=False),
     )
+
+
+@pytest.mark.parametrize("system", [None, "You are a sailor."])
+@pytest.mark.parametrize("template", ["plain", "with-bos", "dated"])
+def test_a_chat_is_what_the_template_makes_of_it(template, system):
+    tokenizer = make_tokenizer(template)
+    turns = [{"role": "user", "content": "Who?"}]
+    turns = turns if system is None else [{"role": "system", "content": system}, *turns]
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    if template == "dated":
+        expected = re.sub(r"Today is [^.]*\.", "Today is 26 Jul 2024.", expected)
+    assert render_chat(tokenizer, "Who?", system=system) == expected
+
+
+@pytest.mark.parametrize("template", ["no-system", "drops-system"])
+def test_a_system_turn_that_the_template_has_not_goes_before_the_user(template):
+    text = render_chat(make_tokenizer(template), "Who?", system="You are a sailor.")
+    assert "<|user|>\nYou are a sailor.\n\nWho?" in text
+    assert text.endswith("<|assistant|>\n")
+
+
+def test_a_chat_without_a_template_and_with_one_that_drops_all():
+    assert render_chat(make_tokenizer(None), "Who?", system="A sailor.") == "A sailor.\n\nWho?\n"
+    with pytest.raises(ValueError, match="does not show what the user says"):
+        render_chat(make_tokenizer("drops-all"), "Who?")
+
+
+def test_a_span_of_a_text_is_found_behind_the_one_bos():
+    tokenizer = make_tokenizer("with-bos")
+    text = render_chat(tokenizer, "I like cats and dogs.", system="You are a sailor.")
+    begin = text.index("sailor")
+    (prompt,) = encode_texts(tokenizer, [text], [(begin, begin + len("sailor"))])
+    assert tokenizer.decode(prompt.ids[prompt.start : prompt.stop]).strip() == "sailor"
+    assert prompt.ids.count(tokenizer.bos_token_id) == 1
+    (bare,) = encode_texts(tokenizer, ["cats"], [(0, 4)])
+    assert bare.ids[0] == tokenizer.bos_token_id
+    assert bare.start == 1

@@ -17,6 +17,7 @@ TEMPLATES = {
     "dated": "<|system|>\nToday is {{ strftime_now('%d %b %Y') }}.\n"
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}{{ '<|assistant|>\n' }}",
 }
+TEMPLATES["long"] = "<|system|>\nYou are a helpful assistant who thinks before speaking.</s>\n" + TEMPLATES["plain"]
 TEMPLATES["with-bos"] = "{{ bos_token }}" + TEMPLATES["plain"]
 
 _SPECIAL = ["<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]

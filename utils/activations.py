@@ -1,5 +1,6 @@
 """Statements through a model, activations of every layer out: one forward pass a statement."""
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ import transformers
 import xarray as xr
 from tqdm.auto import tqdm
 
-from utils.choices import Position, Role
-from utils.hooks import watch_residual
+from utils.batches import Prefix, run_batch, share_prefix
+from utils.choices import Component, Position, Role
+from utils.components import check_layers, component_width
 from utils.models import LanguageModel
 from utils.plans import Plan, follow, make_plan, prepare_store, prompt_key
 from utils.prompts import Prompt, encode_prompts, find_template
@@ -39,7 +41,7 @@ def extract(
     statements: pd.DataFrame | Sequence[str],
     *,
     layers: Sequence[int] | None = None,
-    component: Literal["resid"] = "resid",
+    component: Component = "resid",
     position: Position = "last",
     role: Role = "system",
     batch_size: int | Literal["auto"] = "auto",
@@ -55,9 +57,12 @@ def extract(
     statements
         A frame as :func:`utils.statements.load_statements` returns it, or plain texts.
     layers
-        0 (what enters the first block) to L (what leaves the last one, before the final norm); all by default.
+        0 (what enters the first block) to L (what leaves the last one, before the final norm); all by default. The
+        other components have no layer 0.
     component
-        ``resid``, the residual stream.
+        ``resid``: the residual stream. ``attn``, ``mlp``: what a block's attention or MLP adds to it, after post-norms
+        and multipliers. ``heads``: the input of the attention's output projection, all heads side by side; ``node``
+        then has a coordinate ``head``.
     position
         ``last``: the last token of the prompt, where the model would begin to answer. ``statement``: the last token of
         the statement itself. ``mean``: the mean over the statement's tokens.
@@ -84,12 +89,10 @@ def extract(
         Layers out of range, a statement longer than the context window, a store made with another configuration,
         or a non-finite activation, with the statement and layer.
     """
-    if component != "resid":
-        raise ValueError(f"unknown component {component!r}; expected resid.")
     if position not in ("last", "statement", "mean"):
         raise ValueError(f"unknown position {position!r}; expected last, statement or mean.")
     frame = _as_frame(statements)
-    chosen = _check_layers(lm, layers)
+    chosen = check_layers(lm, component, layers)
     template = find_template(lm.tokenizer, role)
     prompts = encode_prompts(lm.tokenizer, frame["statement"].tolist(), template)
     _check_lengths(lm, frame, prompts)
@@ -103,22 +106,24 @@ def extract(
         "role": template.role,
         "position": position,
         "component": component,
+        **({"n_heads": lm.n_heads} if component == "heads" else {}),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
+    width = component_width(lm, component)
     dtype = "float16" if lm.dtype == torch.float16 else "float32"
     if store is None:
-        values = np.empty((len(chosen), len(frame), lm.d_model), dtype)
+        values = np.empty((len(chosen), len(frame), width), dtype)
         order = plan.rows["order"].to_numpy()
 
         def keep(rows: np.ndarray, batch: np.ndarray) -> None:
             values[:, order[rows]] = batch
 
-        _run(lm, plan, chosen, position, plan.batches(), keep, progress)
+        _run(lm, plan, chosen, component, position, plan.batches(), keep, progress)
         return label(_as_array(values, frame, chosen, config))
-    opened = prepare_store(Path(store), plan, chosen, lm.d_model, dtype, config)
+    opened = prepare_store(Path(store), plan, chosen, width, dtype, config)
     # A resumed run follows the plan in the store, so that its batches are those of an uninterrupted run.
     planned = follow(plan, opened)
-    _run(lm, planned, chosen, position, opened.missing(), opened.write, progress)
+    _run(lm, planned, chosen, component, position, opened.missing(), opened.write, progress)
     return open_store(store)
 
 
@@ -133,7 +138,7 @@ def plan_work(
     """Estimate what :func:`extract` with the same arguments has still to do, from one small timed batch."""
     frame = _as_frame(statements)
     prompts = encode_prompts(lm.tokenizer, frame["statement"].tolist(), find_template(lm.tokenizer, role))
-    chosen = _check_layers(lm, layers)
+    chosen = check_layers(lm, "resid", layers)
     _check_lengths(lm, frame, prompts)
     older = open_existing(Path(store)) if store is not None else None
     done = set(older.finished_keys()) if older is not None else set()
@@ -142,9 +147,9 @@ def plan_work(
     if not missing:
         return Work(0, 0, 0.0, n_bytes)
     sample = sorted(missing, key=lambda prompt: len(prompt.ids))[:: max(1, len(missing) // 16)][:16]
-    _forward(lm, sample, chosen, "last")
+    run_batch(lm, sample, chosen)
     started = time.perf_counter()
-    _forward(lm, sample, chosen, "last")
+    run_batch(lm, sample, chosen)
     rate = (time.perf_counter() - started) / sum(len(prompt.ids) for prompt in sample)
     n_tokens = sum(len(prompt.ids) for prompt in missing)
     return Work(len(missing), n_tokens, rate * n_tokens, n_bytes)
@@ -154,6 +159,7 @@ def _run(
     lm: LanguageModel,
     plan: Plan,
     layers: list[int],
+    component: Component,
     position: Position,
     batches: list[np.ndarray],
     keep: Callable[[np.ndarray, np.ndarray], None],
@@ -161,9 +167,11 @@ def _run(
 ) -> None:
     """Run batches of the plan's rows and hand each to ``keep(rows, (layer, row, node))``."""
     total = sum(len(rows) for rows in batches)
+    prefix = share_prefix(lm, plan.prompts) if total else Prefix()
     with tqdm(total=total, desc="activations", unit="statement", disable=not progress or total == 0) as bar:
-        for rows in batches:
-            values = _forward(lm, [plan.prompts[row] for row in rows], layers, position)
+        for i, rows in enumerate(batches):
+            prompts = [plan.prompts[row] for row in rows]
+            values = run_batch(lm, prompts, layers, component=component, position=position, prefix=prefix)
             if not np.isfinite(values).all():
                 layer, row, _ = np.argwhere(~np.isfinite(values))[0]
                 name = plan.rows["id"].iloc[rows[row]]
@@ -171,60 +179,16 @@ def _run(
                     f"the activation of statement {name!r} at layer {layers[layer]} is not finite; "
                     "try dtype float32 or bfloat16."
                 )
-            keep(rows, values)
+            try:
+                keep(rows, values)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                done = sum(len(rows) for rows in batches[:i])
+                raise OSError(
+                    f"the disk is full after {done} of {total} statements; free some space and run again to go on from there."
+                ) from error
             bar.update(len(rows))
-
-
-def _forward(lm: LanguageModel, prompts: list[Prompt], layers: list[int], position: Position) -> np.ndarray:
-    """Activations of a batch, (layer, row, node); the batch is halved where memory does not suffice."""
-    try:
-        return _forward_once(lm, prompts, layers, position)
-    except torch.OutOfMemoryError:
-        if len(prompts) == 1:
-            raise
-    # Outside the handler, so that the failed pass's tensors are gone by now.
-    torch.cuda.empty_cache()
-    half = len(prompts) // 2
-    logger.warning("out of memory with %d statements a batch; going on with %d", len(prompts), half)
-    parts = [_forward(lm, part, layers, position) for part in (prompts[:half], prompts[half:])]
-    return np.concatenate(parts, axis=1)
-
-
-def _forward_once(lm: LanguageModel, prompts: list[Prompt], layers: list[int], position: Position) -> np.ndarray:
-    # Padding on the right: a causal model's real tokens never see it, and position ids need no shift.
-    width = max(len(prompt.ids) for prompt in prompts)
-    ids = torch.zeros((len(prompts), width), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        mask[row, : len(prompt.ids)] = 1
-    weights = _token_weights(prompts, width, position).to(lm.device)  # (B, T)
-    rows, at = torch.arange(len(prompts)), weights.argmax(dim=1).cpu()
-    caught: dict[int, torch.Tensor] = {}
-
-    def catch(layer: int, hidden: torch.Tensor) -> None:  # (B, T, d)
-        if position == "mean":
-            picked = torch.einsum("bt,btd->bd", weights.to(hidden.device), hidden.float())
-        else:
-            picked = hidden[rows.to(hidden.device), at.to(hidden.device)]
-        caught[layer] = picked.to(torch.float16 if hidden.dtype == torch.float16 else torch.float32)
-
-    with torch.inference_mode(), watch_residual(lm, layers, catch):
-        lm.decoder(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), use_cache=False)
-        return torch.stack([caught[layer].to("cpu") for layer in layers]).numpy()
-
-
-def _token_weights(prompts: list[Prompt], width: int, position: Position) -> torch.Tensor:
-    """How much each token counts: one token, or an equal share of the statement's, rows summing to 1."""
-    weights = torch.zeros(len(prompts), width)
-    for row, prompt in enumerate(prompts):
-        if position == "last":
-            weights[row, len(prompt.ids) - 1] = 1
-        elif position == "statement":
-            weights[row, prompt.stop - 1] = 1
-        else:
-            weights[row, prompt.start : prompt.stop] = 1 / (prompt.stop - prompt.start)
-    return weights
 
 
 def _as_frame(statements: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
@@ -245,14 +209,6 @@ def _as_array(values: np.ndarray, frame: pd.DataFrame, layers: list[int], config
     coords = {name: ("statement", frame[column].to_numpy(dtype=str)) for name, column in names.items()}
     coords |= {"layer": layers, "statement": frame["id"].to_numpy(dtype=str)}
     return xr.DataArray(values, coords, ("layer", "statement", "node"), name="activations", attrs=config)
-
-
-def _check_layers(lm: LanguageModel, layers: Sequence[int] | None) -> list[int]:
-    chosen = list(range(lm.n_layers + 1)) if layers is None else sorted(set(layers))
-    outside = [layer for layer in chosen if not 0 <= layer <= lm.n_layers]
-    if outside or not chosen:
-        raise ValueError(f"layers {outside} are out of range; {lm.name} has layers 0 to {lm.n_layers}.")
-    return chosen
 
 
 def _check_lengths(lm: LanguageModel, frame: pd.DataFrame, prompts: list[Prompt]) -> None:

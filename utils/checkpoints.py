@@ -112,6 +112,42 @@ def convert_gguf(file: Path) -> Path:
     return target
 
 
+def locate_model(name_or_path: str | Path | None) -> tuple[str, str]:
+    """Tell the name for records, and what transformers is to load: a folder or a hub id; None is the default model."""
+    if name_or_path is None:
+        return DEFAULT_MODEL, str(convert_gguf(default_gguf()))
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return path.stem, str(convert_gguf(path))
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise FileNotFoundError(
+                f"the folder {text} holds no config.json; give a folder that save_pretrained wrote."
+            )
+        return path.resolve().name, str(path)
+    looks_local = text.startswith((".", "/", "~", "\\")) or text.count("/") != 1 or path.suffix == ".gguf"
+    if looks_local and not (text.count("/") == 0 and "." not in text):
+        raise FileNotFoundError(
+            f"no model at {text}: expected a local folder, a .gguf file or a hub id such as org/name."
+        )
+    return text, text
+
+
+def explain_missing(name: str, source: str, error: OSError) -> OSError:
+    """The error of transformers for a model that it could not load, in one sentence."""
+    if Path(source).is_dir():
+        return FileNotFoundError(f"the model folder {source} is not complete: {str(error).splitlines()[0]}")
+    text = str(error).replace(name, "")
+    if "gated" in text.lower() or "401" in text or "403" in text:
+        return PermissionError(
+            f"{name} is gated: accept its licence on its hub page, then run `hf auth login` or set HF_TOKEN."
+        )
+    return FileNotFoundError(
+        f"no model {name!r}: it is not a local folder, and the hub (or its local cache, when offline) does not have it."
+    )
+
+
 def _content_key(file: Path) -> str:
     """A key that changes with the file: its size and both ends, so that large files need not be read whole."""
     size = file.stat().st_size

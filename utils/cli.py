@@ -123,18 +123,31 @@ def info(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
 ) -> None:
-    """Show what was found of a model: layers, width, heads, template."""
+    """Show what was found of a model: layers, parts of a block, heads, template."""
     from utils.models import load_model
     from utils.prompts import find_template
 
     lm = load_model(model, device=device)
-    template = find_template(lm.tokenizer)
+    template, parts = find_template(lm.tokenizer), lm.anatomy
+    added = [
+        f"{part.path}{f' x {part.scale:g}' if part.scale != 1 else ''}"
+        if part
+        else "not as such (the sum is normalised)"
+        for part in (parts.attn_added, parts.mlp_added)
+    ]
     for name, value in {
         "model": lm.name,
         "class": type(lm.model).__name__,
         "layers": f"0 to {lm.n_layers}",
         "d_model": lm.d_model,
         "heads": f"{lm.n_heads} of width {lm.head_dim}, {lm.n_kv_heads} key-value heads",
+        "block": f"{type(lm.blocks[0]).__name__}, attention and MLP {'in parallel' if parts.parallel else 'in turn'}",
+        "attention": f"{parts.attention}, heads enter {parts.projection}",
+        "mlp": parts.mlp or "in the block itself",
+        "attn adds": added[0],
+        "mlp adds": added[1],
+        "final norm": parts.final_norm or "none",
+        "embedding, head": f"{lm.embedding.num_embeddings} tokens, {type(lm.head).__name__}",
         "dtype, device": f"{lm.dtype}, {lm.device}".replace("torch.", ""),
         "context window": f"{lm.max_tokens} tokens",
         "statement role": template.role,

@@ -20,11 +20,11 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.checkpoints import DEFAULT_MODEL, convert_gguf, default_gguf
+from utils.anatomy import Anatomy, find_anatomy, find_blocks
+from utils.checkpoints import explain_missing, locate_model
+from utils.devices import resolve_device, resolve_dtype
 
 logger = logging.getLogger(__name__)
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,22 +67,54 @@ class LanguageModel:
     @cached_property
     def n_kv_heads(self) -> int:
         """Key and value heads a layer; fewer than ``n_heads`` with grouped-query attention."""
-        config = self.model.config.get_text_config()
-        if named := getattr(config, "num_key_value_heads", None):
-            return named
-        # Some attention modules know better than their config, which may name a number that it does not use.
-        own = [
-            int(cast(int, module.num_kv_heads))
-            for module in self.blocks[0].modules()
-            if hasattr(module, "num_kv_heads")
-        ]
-        return own[0] if own else config.num_attention_heads
+        held = (self.anatomy.qkv_width / self.head_dim - self.n_heads) / 2
+        named = getattr(self.model.config.get_text_config(), "num_key_value_heads", None)
+        if named is None:
+            # Some configs do not tell, or have a number that the model does not use.
+            return int(held)
+        if named != held:
+            logger.warning(
+                "%s: the matrices before the attention are not those of %d key-value heads", self.name, named
+            )
+        return named
 
     @cached_property
     def head_dim(self) -> int:
-        """Width of a head, which need not be ``d_model / n_heads``."""
-        config = self.model.config.get_text_config()
-        return getattr(config, "head_dim", None) or self.d_model // self.n_heads
+        """Width of a head at the attention's output projection, which need not be ``d_model / n_heads``.
+
+        Raises
+        ------
+        ValueError
+            The heads of the config do not divide the projection's input.
+        """
+        width = self.anatomy.head_width
+        named = getattr(self.model.config.get_text_config(), "head_dim", None) or width // self.n_heads
+        if width % self.n_heads:
+            raise ValueError(
+                f"{self.name}: the config has {self.n_heads} heads, which do not divide the {width} inputs of "
+                f"{self.anatomy.projection}."
+            )
+        if named * self.n_heads != width:
+            logger.warning(
+                "%s: the config says heads of width %d, the weights %d", self.name, named, width // self.n_heads
+            )
+        return width // self.n_heads
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Where the parts of a block, the final norm and what they add up to are; see :mod:`utils.anatomy`."""
+        return find_anatomy(self.model)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm between the last block and the head; an identity where there is none."""
+        path = self.anatomy.final_norm
+        return nn.Identity() if path is None else self.model.get_submodule(path)
+
+    @property
+    def head(self) -> nn.Module:
+        """The language-modelling head: normed residual stream in, logits out (before any scaling or capping)."""
+        return cast(nn.Module, self.model.get_output_embeddings())
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -97,7 +129,9 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where token ids must go."""
-        return self.embedding.weight.device
+        weight = self.embedding.weight
+        # Weights that accelerate keeps elsewhere until they are needed lie on no device.
+        return torch.device(cast(Any, self.embedding)._hf_hook.execution_device) if weight.is_meta else weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,14 +143,17 @@ class LanguageModel:
         """The context window in tokens, where the config tells."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """A key of the architecture and the weights (from a sample of every weight matrix)."""
+        """A key of the architecture and of the weights as they are now (from a sample of every weight matrix)."""
         config = self.model.config.to_dict()
         for name in ("_name_or_path", "transformers_version", "_attn_implementation", "use_cache"):
             config.pop(name, None)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for name, weight in self.model.named_parameters():
+            if weight.is_meta:
+                digest.update(f"{name}{self.name}{self.revision}".encode())
+                continue
             flat = weight.detach().reshape(-1)
             sample = flat[:: max(1, flat.numel() // 64)][:64].to(device="cpu", dtype=torch.float32)
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
@@ -129,6 +166,7 @@ def load_model(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     *,
+    device_map: str | dict[str, Any] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
@@ -143,6 +181,9 @@ def load_model(
     dtype
         ``"float32"``, ``"float16"``, ``"bfloat16"`` or a torch dtype. By default float32 on a CPU and the
         checkpoint's own dtype elsewhere.
+    device_map
+        Spread the model over several devices through accelerate: ``"auto"``, or a device for each part. ``device``
+        then only decides the default dtype.
     revision
         Branch, tag or commit of a hub model.
     trust_remote_code
@@ -161,19 +202,22 @@ def load_model(
     ValueError
         The model is not decoder-only or has no tokenizer that transformers can read, or the device or dtype is unknown.
     """
-    name, source = _locate(name_or_path)
+    name, source = locate_model(name_or_path)
     target = resolve_device(device)
-    chosen = _resolve_dtype(dtype, target)
+    chosen = resolve_dtype(dtype, target)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    placed = {} if device_map is None else {"device_map": device_map}
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
         _refuse_encoders(name, config)
         with quiet_loading():
             tokenizer = _read_tokenizer(name, source, options)
-            model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options)
+            model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options, **placed)
     except OSError as error:
-        raise _explain(name, source, error) from error
-    cast(nn.Module, model).to(target).eval()
+        raise explain_missing(name, source, error) from error
+    module = cast(nn.Module, model).eval()
+    if not placed:
+        module.to(target)
     lm = LanguageModel(model, tokenizer, name, revision)
     _check_causal(lm)
     return lm
@@ -181,52 +225,11 @@ def load_model(
 
 def load_tokenizer(name_or_path: str | Path | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer alone; arguments and errors as :func:`load_model`."""
-    name, source = _locate(name_or_path)
+    name, source = locate_model(name_or_path)
     try:
         return _read_tokenizer(name, source, {})
     except OSError as error:
-        raise _explain(name, source, error) from error
-
-
-def find_blocks(model: nn.Module) -> nn.ModuleList:
-    """Find the decoder blocks: the outermost list of as many like modules as the config has layers.
-
-    Raises
-    ------
-    ValueError
-        No such list, with what was looked for.
-    """
-    n_layers = cast(PreTrainedModel, model).config.get_text_config().num_hidden_layers
-    lists = [
-        (path.count("."), path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == n_layers
-        and len({type(block) for block in module}) == 1
-        and any(True for _ in module.parameters())
-    ]
-    if not lists:
-        raise ValueError(
-            f"{type(model).__name__} has an unknown layout: looked for a ModuleList of {n_layers} modules of one class "
-            "(the decoder blocks) and found none."
-        )
-    return min(lists, key=lambda entry: entry[:2])[2]
-
-
-def resolve_device(device: str | None) -> torch.device:
-    """Turn ``None``, ``"auto"`` or a name into a device that is there."""
-    if device in (None, "auto"):
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; expected auto, cpu, cuda, cuda:N or mps.") from None
-    present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if not present.get(chosen.type, lambda: True)():
-        raise ValueError(f"device {device!r} is not available on this machine; use --device cpu.")
-    return chosen
+        raise explain_missing(name, source, error) from error
 
 
 @contextlib.contextmanager
@@ -239,38 +242,6 @@ def quiet_loading() -> Iterator[None]:
     finally:
         if shown:
             transformers.utils.logging.enable_progress_bar()
-
-
-def _locate(name_or_path: str | Path | None) -> tuple[str, str]:
-    """The name for records, and what transformers is to load."""
-    if name_or_path is None:
-        return DEFAULT_MODEL, str(convert_gguf(default_gguf()))
-    text = str(name_or_path)
-    path = Path(text).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        return path.stem, str(convert_gguf(path))
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise FileNotFoundError(
-                f"the folder {text} holds no config.json; give a folder that save_pretrained wrote."
-            )
-        return path.resolve().name, str(path)
-    looks_local = text.startswith((".", "/", "~", "\\")) or text.count("/") != 1 or path.suffix == ".gguf"
-    if looks_local and not (text.count("/") == 0 and "." not in text):
-        raise FileNotFoundError(
-            f"no model at {text}: expected a local folder, a .gguf file or a hub id such as org/name."
-        )
-    return text, text
-
-
-def _resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
-    if dtype is None or dtype == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in _DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; expected one of {', '.join(_DTYPES)}.")
-    return _DTYPES[dtype]
 
 
 def _refuse_encoders(name: str, config: transformers.PretrainedConfig) -> None:
@@ -301,16 +272,3 @@ def _read_tokenizer(name: str, source: str, options: dict[str, Any]) -> PreTrain
         return transformers.AutoTokenizer.from_pretrained(source, **options)
     except ValueError as error:
         raise ValueError(f"{name} has no tokenizer that transformers can read: {error}") from error
-
-
-def _explain(name: str, source: str, error: OSError) -> OSError:
-    if Path(source).is_dir():
-        return FileNotFoundError(f"the model folder {source} is not complete: {str(error).splitlines()[0]}")
-    text = str(error).replace(name, "")
-    if "gated" in text.lower() or "401" in text or "403" in text:
-        return PermissionError(
-            f"{name} is gated: accept its licence on its hub page, then run `hf auth login` or set HF_TOKEN."
-        )
-    return FileNotFoundError(
-        f"no model {name!r}: it is not a local folder, and the hub (or its local cache, when offline) does not have it."
-    )

@@ -36,7 +36,10 @@ class Plan:
 def make_plan(
     frame: pd.DataFrame, prompts: list[Prompt], batch_size: int | Literal["auto"], device: torch.device
 ) -> Plan:
-    """Sort by length within each persona: little padding, and a persona's rows stay together in the store."""
+    """Sort by length within each persona: little padding, and a persona's rows stay together in the store.
+
+    The longest go first, so that what does not fit into memory shows at once and not after an hour.
+    """
     lengths = np.array([len(prompt.ids) for prompt in prompts])
     if batch_size == "auto":
         tokens = _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
@@ -44,7 +47,7 @@ def make_plan(
     elif batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 or 'auto', not {batch_size}.")
     first_seen = frame["persona"].map({name: i for i, name in enumerate(frame["persona"].unique())}).to_numpy()
-    order = np.lexsort((np.arange(len(frame)), lengths, first_seen))
+    order = np.lexsort((np.arange(len(frame)), -lengths, first_seen))
     rows = frame.iloc[order].reset_index(drop=True).assign(order=order)
     sorted_prompts = [prompts[i] for i in order]
     rows["key"] = [prompt_key(prompt) for prompt in sorted_prompts]

@@ -207,8 +207,11 @@ def open_store(path: str | Path) -> xr.DataArray:
 
 
 def label(array: xr.DataArray) -> xr.DataArray:
-    """Make activations selectable by persona, direction, topic and pair as well as by layer and statement."""
+    """Make activations selectable by persona, direction, topic and pair, and the nodes of heads by head (from 0)."""
     for name in ("persona", "direction", "topic", "pair"):
         if name not in array.xindexes:
             array = array.set_xindex(name)
+    if n_heads := array.attrs.get("n_heads"):
+        head = np.repeat(np.arange(n_heads), array.sizes["node"] // n_heads)
+        array = array.assign_coords(head=("node", head)).set_xindex("head")
     return array
