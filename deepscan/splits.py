@@ -88,7 +88,7 @@ def label_records(n0: int, n1: int, pairs: Sequence | np.ndarray | None) -> Labe
         if not (count == 1).all():
             wrong = int(np.argmax(count != 1))
             raise ValueError(
-                f"pairs: {distinct[wrong]!r} has {count[wrong]} records in {side}; expected one in h0 and one in h1"
+                f"pairs: {distinct[wrong].item()!r} has {count[wrong]} records in {side}; expected one in h0 and one in h1"
             )
     return Labels(np.argsort(place[:n0]), n0 + np.argsort(place[n0:]), True)
 

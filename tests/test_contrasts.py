@@ -68,12 +68,68 @@ def test_without_pairs_every_statement_is_a_unit():
     assert contrast.units.tolist() == list(range(13))
 
 
-def test_some_pairs_only_are_no_pairs():
-    mixed = make_frame({"a": 6}, {"a": (2, 3)})
+@pytest.mark.parametrize("singles", [(0, 3), (2, 3), (6, 6), (90, 5)])
+def test_single_statements_beside_pairs_are_left_out_and_counted(singles, caplog):
+    mixed = make_frame({"a": 6}, {"a": singles})
+    (contrast,) = find_contrasts(mixed)
+    assert contrast.paired
+    h0, h1 = mixed.iloc[contrast.h0], mixed.iloc[contrast.h1]
+    assert h0["pair"].tolist() == h1["pair"].tolist() == sorted(mixed["pair"].dropna().unique())
+    assert f"'a': {sum(singles)} of {12 + sum(singles)} statements have no pair" in caplog.text
+
+
+def test_a_few_pairs_beside_many_single_statements_are_left_out_whole(caplog):
+    mixed = make_frame({"a": 2}, {"a": (9, 8)})
     (contrast,) = find_contrasts(mixed)
     assert not contrast.paired
-    assert (len(contrast.h1), len(contrast.h0)) == (8, 9)
-    assert len(set(contrast.rows)) == len(mixed)
+    assert (len(contrast.h1), len(contrast.h0)) == (9, 8)
+    assert mixed.iloc[contrast.rows]["pair"].isna().all()
+    assert "'a': 4 of 21 statements are in pairs" in caplog.text
+
+
+def test_a_pair_without_its_other_side_is_a_single_statement(caplog):
+    mixed = make_frame({"a": 6})
+    lone = mixed[(mixed["pair"] == "a-2") & (mixed["direction"] == "negative")].index
+    (contrast,) = find_contrasts(mixed.drop(lone))
+    assert contrast.paired
+    assert len(contrast.h0) == len(contrast.h1) == 5
+    assert "'a': 1 of 11 statements" in caplog.text
+
+
+def test_names_that_no_two_statements_share_are_no_pairs(caplog):
+    frame = make_frame({}, {"a": (6, 5)})
+    (contrast,) = find_contrasts(frame.assign(pair=frame["id"]))
+    assert not contrast.paired
+    assert (len(contrast.h1), len(contrast.h0)) == (6, 5)
+    assert not caplog.text
+
+
+def test_whole_personas_are_not_warned_about(caplog):
+    find_contrasts(make_frame({"a": 6}, {"b": (4, 3)}))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("direction", "counts"), [("positive", "2 positive and 1 neg"), ("negative", "1 positive and 2 neg")]
+)
+def test_a_pair_of_more_than_two_statements_is_refused(direction, counts):
+    frame = make_frame({"a": 6}, {"a": (1, 1)})
+    extra = frame["pair"].isna() & (frame["direction"] == direction)
+    frame.loc[extra, "pair"] = "a-3"
+    with pytest.raises(ValueError, match=f"pair 'a-3' of persona 'a' has {counts}"):
+        find_contrasts(frame)
+
+
+@pytest.mark.parametrize("rng", range(3))
+def test_select_and_test_share_no_pair_of_a_persona_with_single_statements(rng):
+    frame = make_frame({"a": 20}, {"a": (9, 5)})
+    part = split_parts(frame, rng=rng)
+    (contrast,) = find_contrasts(frame)
+    sides = [restrict(contrast, part == name) for name in ("select", "test")]
+    pairs = [frame["pair"].iloc[side.h0].tolist() for side in sides]
+    assert [frame["pair"].iloc[side.h1].tolist() for side in sides] == pairs
+    assert sorted(pairs[0] + pairs[1]) == sorted(frame["pair"].dropna().unique())
+    assert len(pairs[0]) == 5
 
 
 def test_a_persona_with_pairs_beside_one_without():
@@ -176,3 +232,13 @@ def test_restrict_keeps_pairs_aligned():
     assert 0 < len(kept.h0) < 30
     assert isinstance(kept, Contrast)
     assert kept.units.max() == len(kept.h0) - 1
+
+
+def test_restrict_leaves_out_a_pair_of_which_one_side_is_left_out():
+    frame = make_frame({"a": 10})
+    (contrast,) = find_contrasts(frame)
+    keep = np.ones(len(frame), bool)
+    keep[[contrast.h0[2], contrast.h1[5], contrast.h0[7], contrast.h1[7]]] = False
+    kept = restrict(contrast, keep)
+    assert frame["pair"].iloc[kept.h0].tolist() == frame["pair"].iloc[kept.h1].tolist()
+    assert set(contrast.rows) - set(kept.rows) == {*contrast.h0[[2, 5, 7]], *contrast.h1[[2, 5, 7]]}

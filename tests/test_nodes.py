@@ -8,13 +8,16 @@ from scipy.stats import false_discovery_control, hypergeom
 from deepscan import ScanRuns, detect
 from deepscan.runs import make_runs
 from utils.nodes import (
+    compare_sets,
     membership,
     node_frequencies,
     node_p_values,
     node_profiles,
     node_sets,
     null_set_size,
+    null_sets,
     overlap,
+    top_nodes,
 )
 
 N_NODES = 12
@@ -99,6 +102,18 @@ def test_null_set_size_by_brute_force():
         assert 0 < np.mean(sizes) < N_NODES
 
 
+@pytest.mark.parametrize("level", [0.05, 0.2, None])
+def test_null_sets_are_the_node_sets_of_each_permutation_in_the_place_of_the_truth(level):
+    rng = np.random.default_rng(2)
+    permuted, signs = rng.integers(0, 11, (19, N_NODES)), rng.choice([-1, 1], N_NODES)
+    frequency = rng.integers(0, 11, N_NODES)
+    found = null_sets(build_runs(frequency, signs=signs, permuted=permuted), level=level)
+    for k in range(19):
+        swapped = np.vstack([permuted[:k], frequency, permuted[k + 1 :]])
+        assert found[k] == node_sets({"a": build_runs(permuted[k], signs=signs, permuted=swapped)}, level=level)["a"]
+    assert any(found)
+
+
 @pytest.mark.parametrize("n_permutations", [19, 39])
 def test_null_set_size_is_what_data_without_effect_give(n_permutations):
     """Mean size of the observed node set over experiments without effect, against what their own flips predict."""
@@ -158,6 +173,19 @@ def test_profiles_by_hand():
     other = table[table["persona"] == "b"]
     np.testing.assert_allclose(other["frequency"], [0.7, 0.1, 0, 0])
     assert other[["null_low", "null_high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 99])
+def test_top_nodes_by_brute_force(size):
+    strength, sign = np.array([0.2, np.inf, 0.0, 0.7, 0.7]), np.array([1, -1, 1, 1, -1])
+    ranked = [(1, -1), (3, 1), (4, -1), (0, 1)]
+    assert top_nodes(strength, sign, size) == set(ranked[:size])
+
+
+def test_compare_sets_is_the_row_of_an_overlap():
+    sets = as_sets(a=[1, 2, -5], b=[2, 5, 7, 8])
+    row = overlap(sets).iloc[0].drop(["a", "b"])
+    assert compare_sets(**sets) == row.to_dict()
 
 
 def test_membership_is_one_row_a_node_and_side():
@@ -237,7 +265,7 @@ def test_overlap_p_values_by_brute_force(seed):
             for name in (a, b):
                 counts, signs = runs[name].permuted_frequency()[k], runs[name].permuted_sign()[k]
                 ranked = sorted(range(N_NODES), key=lambda node: (-counts[node], node))[: len(sets[name])]
-                taken.append({(node, signs[node]) for node in ranked})
+                taken.append({(node, signs[node]) for node in ranked if counts[node] > 0})
             indices.append(len(taken[0] & taken[1]) / len(taken[0] | taken[1]))
         row = table.loc[(a, b)]
         assert row["p_value"] == pytest.approx((1 + sum(np.array(indices) >= row["jaccard"])) / 20)
@@ -246,6 +274,15 @@ def test_overlap_p_values_by_brute_force(seed):
         assert row["hypergeometric"] == pytest.approx(hypergeom(2 * N_NODES, len(sets[a]), len(sets[b])).mean())
     np.testing.assert_allclose(table["p_adjusted"], false_discovery_control(table["p_value"], method="bh"))
     assert table["p_value"].nunique() > 1
+
+
+def test_flips_that_select_too_few_nodes_are_not_filled_up_with_nodes_in_common():
+    """Under flips a selects node 10 alone and b node 11: their sets share nothing, however large the sets are."""
+    top = [10] * 4 + [0] * 20
+    alone = np.eye(24, dtype=int) * 10
+    runs = {name: build_runs(top, permuted=[alone[node]] * 19) for name, node in (("a", 10), ("b", 11))}
+    row = overlap(node_sets(runs, level=None), runs).iloc[0]
+    assert (row["size_a"], row["expected_jaccard"], row["p_value"]) == (4, 0, 0.05)
 
 
 def test_overlap_of_sets_that_share_more_than_flips_do():

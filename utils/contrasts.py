@@ -1,5 +1,6 @@
 """What is compared with what: for each persona, the statements under H1 and under H0, and the two parts of the pairs."""
 
+import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ import xarray as xr
 
 from utils.choices import ContrastName
 from utils.statements import check_names
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ def find_contrasts(
 ) -> list[Contrast]:
     """Lay out the comparison for each persona.
 
+    Under ``direction``, a persona of which only some statements have a pair is compared on one kind alone, so that no
+    pair is ever split up: on its pairs, or on its single statements where these fill both sides better. How many
+    statements that leaves out is logged as a warning.
+
     Parameters
     ----------
     statements
@@ -71,7 +78,7 @@ def find_contrasts(
     Raises
     ------
     ValueError
-        Unknown names, or a persona with an empty side.
+        Unknown names, a persona with an empty side, or a pair that is more than one statement a side.
     """
     if contrast not in ("direction", "one-vs-rest"):
         raise ValueError(f"unknown contrast {contrast!r}; expected direction or one-vs-rest.")
@@ -108,8 +115,11 @@ def split_parts(statements: pd.DataFrame | xr.DataArray, *, share: float = 0.25,
 
 
 def restrict(contrast: Contrast, keep: np.ndarray) -> Contrast:
-    """The contrast over the statements where ``keep``, (n_statements,) bool, is true; pairs stay whole."""
-    return replace(contrast, h0=contrast.h0[keep[contrast.h0]], h1=contrast.h1[keep[contrast.h1]])
+    """The contrast over the statements where ``keep``, (n_statements,) bool, is true; a pair needs both its sides."""
+    keep_h0, keep_h1 = keep[contrast.h0], keep[contrast.h1]
+    if contrast.paired:
+        keep_h0 = keep_h1 = keep_h0 & keep_h1
+    return replace(contrast, h0=contrast.h0[keep_h0], h1=contrast.h1[keep_h1])
 
 
 def label_frame(statements: pd.DataFrame | xr.DataArray) -> pd.DataFrame:
@@ -122,15 +132,35 @@ def label_frame(statements: pd.DataFrame | xr.DataArray) -> pd.DataFrame:
 
 def _by_direction(frame: pd.DataFrame, persona: str) -> Contrast:
     own = frame[frame["persona"] == persona]
-    sides = {name: own[own["direction"] == name] for name in ("negative", "positive")}
+    in_pair = _whole_pairs(own)
+    singles = own[~in_pair]["direction"].value_counts()
+    fewest = singles.reindex(["negative", "positive"], fill_value=0).min()
+    paired = bool(in_pair.any() and in_pair.sum() >= 2 * fewest)
+    kept = own[in_pair == paired]
+    sides = {name: kept[kept["direction"] == name] for name in ("negative", "positive")}
     for name, rows in sides.items():
         if not len(rows):
             raise ValueError(f"persona {persona!r} has no {name} statements; both directions are needed.")
-    paired = bool((own["pair"] != "").all()) and set(sides["negative"]["pair"]) == set(sides["positive"]["pair"])
+    if left_out := len(own) - len(kept):
+        reason = "have no pair" if paired else "are in pairs, fewer than have none,"
+        logger.warning("persona %r: %d of %d statements %s and are left out", persona, left_out, len(own), reason)
     if paired:
         sides = {name: rows.sort_values("pair", kind="stable") for name, rows in sides.items()}
     h0, h1 = (sides[name].index.to_numpy() for name in ("negative", "positive"))
     return Contrast(persona, str(own["topic"].iloc[0]), h0, h1, paired)
+
+
+def _whole_pairs(own: pd.DataFrame) -> pd.Series:
+    """Whether each statement of a persona is in a pair with both sides; a pair of which one side is missing is none."""
+    named = own[own["pair"] != ""]
+    counts = pd.crosstab(named["pair"], named["direction"]).reindex(columns=["positive", "negative"], fill_value=0)
+    if (repeated := counts.max(axis=1) > 1).any():
+        pair = counts.index[repeated.to_numpy()][0]
+        raise ValueError(
+            f"pair {pair!r} of persona {own['persona'].iloc[0]!r} has {counts.loc[pair, 'positive']} positive and "
+            f"{counts.loc[pair, 'negative']} negative statements; a pair is one of each: name each pair differently."
+        )
+    return own["pair"].isin(counts.index[counts.min(axis=1) == 1])
 
 
 def _one_vs_rest(frame: pd.DataFrame, persona: str) -> Contrast:

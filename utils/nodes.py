@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from scipy.stats import false_discovery_control
 
 from deepscan import ScanRuns
@@ -110,15 +110,24 @@ def node_p_values(runs: ScanRuns) -> Float[np.ndarray, " nodes"]:
     return (1 + (permuted >= runs.node_frequency()).sum(axis=0)) / (1 + len(permuted))
 
 
-def null_set_size(runs: ScanRuns, *, threshold: float = 0.5, level: float | None = 0.05) -> float:
-    """Mean size of the node set under flipped sides: each permutation takes the place of the truth and is judged like it."""
+def null_sets(runs: ScanRuns, *, threshold: float = 0.5, level: float | None = 0.05) -> list[NodeSet]:
+    """The node sets under flipped sides: each permutation takes the place of the truth and is judged like it."""
     permuted = runs.permuted_frequency()
     chosen = permuted >= threshold
     if level is not None:
         # The permutation itself is among all of them, which is the "1 +" of its p-value.
         everyone = np.vstack([runs.node_frequency(), permuted])
         chosen &= np.stack([(everyone >= row).mean(axis=0) for row in permuted]) <= level
-    return float(chosen.sum(axis=1).mean())
+    signs = runs.permuted_sign()
+    return [
+        frozenset((int(node), int(sign[node])) for node in np.flatnonzero(row))
+        for row, sign in zip(chosen, signs, strict=True)
+    ]
+
+
+def null_set_size(runs: ScanRuns, *, threshold: float = 0.5, level: float | None = 0.05) -> float:
+    """Mean size of the node set under flipped sides, see :func:`null_sets`."""
+    return float(np.mean([len(held) for held in null_sets(runs, threshold=threshold, level=level)]))
 
 
 def membership(sets: Mapping[str, NodeSet]) -> pd.DataFrame:
@@ -128,6 +137,27 @@ def membership(sets: Mapping[str, NodeSet]) -> pd.DataFrame:
     return pd.DataFrame(
         {persona: [node in held for node in nodes] for persona, held in sets.items()}, index=index, dtype=bool
     )
+
+
+def top_nodes(strength: Float[np.ndarray, " nodes"], sign: Integer[np.ndarray, " nodes"], size: int) -> NodeSet:
+    """The ``size`` nodes of greatest strength with their signs; ties go to the lower node, strength 0 is never taken."""
+    order = np.argsort(-strength, kind="stable")[:size]
+    return frozenset((int(node), int(sign[node])) for node in order if strength[node] > 0)
+
+
+def compare_sets(a: NodeSet, b: NodeSet) -> dict[str, float]:
+    """The columns ``size_a`` to ``overlap_coefficient`` of :func:`overlap`, for one pair of sets."""
+    shared = len(a & b)
+    opposite = len(a & frozenset((node, -sign) for node, sign in b if sign))
+    union, smaller = len(a | b), min(len(a), len(b))
+    return {
+        "size_a": len(a),
+        "size_b": len(b),
+        "shared": shared,
+        "opposite": opposite,
+        "jaccard": shared / union if union else float("nan"),
+        "overlap_coefficient": shared / smaller if smaller else float("nan"),
+    }
 
 
 def overlap(sets: Mapping[str, NodeSet], runs: Mapping[str, ScanRuns] | None = None) -> pd.DataFrame:
@@ -153,7 +183,7 @@ def overlap(sets: Mapping[str, NodeSet], runs: Mapping[str, ScanRuns] | None = N
     rows = []
     null = {name: _permuted_sets(runs[name], len(held)) for name, held in sets.items()} if runs else {}
     for a, b in combinations(sets, 2):
-        row = _compare(sets[a], sets[b])
+        row = compare_sets(sets[a], sets[b])
         if runs:
             n_nodes = min(runs[a].n_nodes, runs[b].n_nodes)
             row["hypergeometric"] = len(sets[a]) * len(sets[b]) / (2 * n_nodes)
@@ -165,38 +195,20 @@ def overlap(sets: Mapping[str, NodeSet], runs: Mapping[str, ScanRuns] | None = N
     return table
 
 
-def _compare(a: NodeSet, b: NodeSet) -> dict[str, float]:
-    shared = len(a & b)
-    opposite = len(a & frozenset((node, -sign) for node, sign in b if sign))
-    union, smaller = len(a | b), min(len(a), len(b))
-    return {
-        "size_a": len(a),
-        "size_b": len(b),
-        "shared": shared,
-        "opposite": opposite,
-        "jaccard": shared / union if union else float("nan"),
-        "overlap_coefficient": shared / smaller if smaller else float("nan"),
-    }
-
-
 def _test(observed: float, null_a: list[NodeSet], null_b: list[NodeSet]) -> dict[str, float]:
     n = min(len(null_a), len(null_b))
     if n == 0 or np.isnan(observed):
         return {"expected_jaccard": float("nan"), "p_value": 1.0}
-    null = np.nan_to_num([_compare(a, b)["jaccard"] for a, b in zip(null_a, null_b, strict=False)])
+    null = np.nan_to_num([compare_sets(a, b)["jaccard"] for a, b in zip(null_a, null_b, strict=False)])
     return {"expected_jaccard": float(null.mean()), "p_value": float((1 + (null >= observed).sum()) / (1 + n))}
 
 
 def _permuted_sets(runs: ScanRuns, size: int) -> list[NodeSet]:
-    """For each permutation, the ``size`` nodes that its runs selected most often; ties go to the lower node."""
+    """For each permutation, the ``size`` nodes that its runs selected most often."""
     if not _n_permutations(runs):
         return []
-    signs = runs.permuted_sign()
-    order = np.argsort(-runs.permuted_frequency(), axis=1, kind="stable")[:, :size]
-    return [
-        frozenset((int(node), int(sign)) for node, sign in zip(nodes, row[nodes], strict=True))
-        for nodes, row in zip(order, signs, strict=True)
-    ]
+    by_permutation = zip(runs.permuted_frequency(), runs.permuted_sign(), strict=True)
+    return [top_nodes(frequency, sign, size) for frequency, sign in by_permutation]
 
 
 def _n_permutations(runs: ScanRuns) -> int:
