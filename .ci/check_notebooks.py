@@ -11,7 +11,8 @@ PATH = re.compile(r"(?:/home/|/Users/|/root/|/work/|/tmp/|[A-Z]:\\\\)")
 
 def find_faults(path: Path) -> list[str]:
     """What is wrong with a notebook, one sentence each."""
-    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     source = "\n".join("".join(cell["source"]) for cell in cells)
     outputs = [output for cell in cells for output in cell["outputs"]]
     faults = []
@@ -23,6 +24,9 @@ def find_faults(path: Path) -> list[str]:
         faults.append("has no outputs")
     if any(output["output_type"] == "error" for output in outputs):
         faults.append("holds an error")
+    if "widgets" in notebook["metadata"]:
+        # Readers without a kernel would show the dead widget in place of the picture beside it.
+        faults.append("holds the state of widgets; remove metadata.widgets")
     # Pictures are base64, in which any letters may stand next to each other.
     text = json.dumps([{k: v for k, v in output.get("data", output).items() if k != "image/png"} for output in outputs])
     if found := PATH.search(text):

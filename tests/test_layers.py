@@ -2,87 +2,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
+from planted import draw_layers, draw_pairs, make_acts
+from sklearn.decomposition import PCA
+from test_clusters import references
 
 from utils.contrasts import find_contrasts
-from utils.layers import CLUSTER_METRICS, PROBE_METRICS, best_layer, cluster_metrics, divergence
-
-REFERENCES = {
-    "silhouette": silhouette_score,
-    "calinski_harabasz": calinski_harabasz_score,
-    "davies_bouldin": davies_bouldin_score,
-}
-
-
-def make_acts(values, *, paired=True, n_h1=None, persona="a", first_layer=0):
-    """Activations (layer, statement, node) with labels: H1 (positive) statements before H0 (negative)."""
-    n_layers, n, _ = values.shape
-    n_h1 = n // 2 if n_h1 is None else n_h1
-    pair = [f"{persona}{i}" if paired else "" for i in [*range(n_h1), *range(n - n_h1)]]
-    columns = {
-        "persona": [persona] * n,
-        "topic": ["t"] * n,
-        "direction": ["positive"] * n_h1 + ["negative"] * (n - n_h1),
-        "pair": pair,
-    }
-    coords = {name: ("statement", np.array(column)) for name, column in columns.items()}
-    coords |= {"statement": [f"{persona}-{i}" for i in range(n)], "layer": np.arange(n_layers) + first_layer}
-    return xr.DataArray(values, dims=("layer", "statement", "node"), coords=coords)
-
-
-def draw_pairs(rng, n_pairs, d, *, effect=0.0):
-    """Pairs that share a topic, H1 before H0, moved apart along the first node; (1, 2 * n_pairs, d)."""
-    shared = rng.normal(size=(n_pairs, d))
-    x = np.concatenate([shared, shared]) + rng.normal(size=(2 * n_pairs, d))
-    x[:n_pairs, 0] += effect
-    return x[None]
-
-
-def centroid_distance(x, labels):
-    """Definition: distance of the means over the root of the summed pooled within-side variances."""
-    a, b = x[labels], x[~labels]
-    pooled = (a.var(0, ddof=1) * (len(a) - 1) + b.var(0, ddof=1) * (len(b) - 1)) / (len(x) - 2)
-    return np.linalg.norm(a.mean(0) - b.mean(0)) / np.sqrt(pooled.sum())
-
-
-def references(x, labels):
-    """Every cluster metric by scikit-learn or by its definition."""
-    return {"centroid_distance": centroid_distance(x, labels)} | {
-        name: score(x, labels) for name, score in REFERENCES.items()
-    }
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_cluster_metrics_are_those_of_scikit_learn_for_many_labellings_at_once(seed):
-    rng = np.random.default_rng(seed)
-    n, d = int(rng.integers(12, 60)), int(rng.integers(2, 300))
-    x = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 50 * rng.normal(size=d)
-    labels = rng.random((n, 25)) < rng.uniform(0.3, 0.7, 25)
-    present = rng.random((n, 25)) < 0.9
-    present[:, 0] = True
-    labels[:3], labels[3:6], present[:6] = True, False, True
-    x[:, 0] += 3 * labels[:, 0]
-    found = cluster_metrics(x, (labels & present).astype(float), (~labels & present).astype(float))
-    for k in range(25):
-        expected = references(x[present[:, k]], labels[present[:, k], k])
-        for name in CLUSTER_METRICS:
-            assert found[name][k] == pytest.approx(expected[name], rel=1e-6, abs=1e-9), name
-
-
-def test_centroid_distance_in_closed_form():
-    """Two sides at distance 6, each spread by 1 about its mean along one axis: variance 4/3, pooled the same."""
-    x = np.array([[-1, 0], [-1, 0], [1, 0], [1, 0], [-1, 6], [-1, 6], [1, 6], [1, 6]], dtype=float)
-    side = np.repeat([1.0, 0.0], 4)[:, None]
-    metrics = cluster_metrics(x, side, 1 - side)
-    assert metrics["centroid_distance"][0] == pytest.approx(6 / np.sqrt(4 / 3))
-
-
-def test_repeated_rows_count_as_scikit_learn_counts_them():
-    rng = np.random.default_rng(0)
-    x = np.repeat(rng.normal(size=(8, 3)), 3, axis=0)
-    labels = rng.permutation(24) % 2 == 0
-    found = cluster_metrics(x, labels[:, None].astype(float), (~labels)[:, None].astype(float))
-    assert found["silhouette"][0] == pytest.approx(silhouette_score(x, labels), abs=1e-6)
+from utils.layers import (
+    CLUSTER_METRICS,
+    PCA_METRICS,
+    PROBE_METRICS,
+    best_layer,
+    divergence,
+    layer_stability,
+)
 
 
 @pytest.mark.parametrize(("paired", "n_h1"), [(True, 12), (False, 9)])
@@ -90,23 +22,29 @@ def test_values_and_jackknife_are_those_of_leaving_out_and_recomputing(paired, n
     rng = np.random.default_rng(1)
     values = rng.normal(size=(3, 24, 7)) + 20
     values[2, :n_h1] += 1
-    table = divergence(make_acts(values, paired=paired, n_h1=n_h1), probe=False, progress=False)
+    acts = make_acts(values, paired=paired, n_h1=n_h1)
+    table = divergence(acts, probe=False, n_components=3, progress=False)
     assert table["layer"].tolist() == [0, 1, 2]
     assert table[["n_h1", "n_h0"]].to_numpy().tolist() == [[n_h1, 24 - n_h1]] * 3
     labels = np.arange(24) < n_h1
     units = np.r_[np.arange(12), np.arange(12)] if paired else np.arange(24)
     for layer, row in table.iterrows():
-        expected = references(values[layer], labels)
-        kept = [units != unit for unit in range(units.max() + 1)]
-        left_out = pd.DataFrame([references(values[layer][rows], labels[rows]) for rows in kept])
-        error = 1.959964 * np.sqrt((len(kept) - 1) * left_out.var(ddof=0))
-        for name in CLUSTER_METRICS:
-            assert row[name] == pytest.approx(expected[name], rel=1e-6)
-            assert row[f"{name}_high"] == pytest.approx(expected[name] + error[name], rel=1e-5)
-            assert row[f"{name}_low"] == pytest.approx(expected[name] - error[name], rel=1e-5, abs=1e-6)
+        points = PCA(3, svd_solver="full").fit_transform(
+            values[layer]
+        )  # fitted to all rows, also where one is left out
+        for prefix, x in (("", values[layer]), ("pca_", points)):
+            expected = references(x, labels, units)
+            kept = [units != unit for unit in range(units.max() + 1)]
+            left_out = pd.DataFrame([references(x[rows], labels[rows], units[rows]) for rows in kept])
+            error = 1.959964 * np.sqrt((len(kept) - 1) * left_out.var(ddof=0))
+            for name in CLUSTER_METRICS:
+                assert row[prefix + name] == pytest.approx(expected[name], rel=1e-6)
+                if name != "mmd":  # its scale is of all rows; compared with the definition in test_clusters
+                    margin = row[f"{prefix}{name}_high"] - row[prefix + name]
+                    assert margin == pytest.approx(error[name], rel=1e-5)
+                    assert row[prefix + name] - row[f"{prefix}{name}_low"] == pytest.approx(margin)
 
 
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # Davies–Bouldin of centroids that coincide
 def test_flips_keep_pairs():
     """Both statements of a pair are alike: flipped within pairs the centroids coincide, permuted freely they do not."""
     x = np.random.default_rng(0).normal(size=(15, 6))
@@ -115,6 +53,7 @@ def test_flips_keep_pairs():
     free = divergence(make_acts(twice, paired=False), probe=False, progress=False).iloc[0]
     assert paired["centroid_distance_null_high"] < 1e-6
     assert free["centroid_distance_null_low"] > 0.05
+    assert paired["davies_bouldin"] > 1e6
 
 
 def test_flips_are_of_both_kinds_and_follow_the_seed():
@@ -128,39 +67,49 @@ def test_flips_are_of_both_kinds_and_follow_the_seed():
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_flip_band_holds_what_data_without_effect_give(paired):
-    """The band is of 5 to 95 %, so it should hold about 90 % of 120 data sets."""
-    inside = dict.fromkeys(CLUSTER_METRICS, 0)
-    for seed in range(120):
+    """The band is of 5 to 95 %, so it should hold about 90 % of 100 data sets."""
+    inside = dict.fromkeys((*CLUSTER_METRICS, *PCA_METRICS), 0)
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         values = draw_pairs(rng, 12, 6) if paired else rng.normal(size=(1, 24, 6))
-        row = divergence(make_acts(values, paired=paired), probe=False, rng=seed, progress=False).iloc[0]
-        for name in CLUSTER_METRICS:
+        acts = make_acts(values, paired=paired)
+        row = divergence(acts, probe=False, n_components=3, rng=seed, progress=False).iloc[0]
+        for name in inside:
             inside[name] += row[f"{name}_null_low"] <= row[name] <= row[f"{name}_null_high"]
-    # Standard error of a share of 0.9 over 120 is 0.027; the quantiles of 100 flips add some.
-    assert all(0.79 < count / 120 < 0.98 for count in inside.values()), inside
+    # Standard error of a share of 0.9 over 100 is 0.03; the quantiles of 100 flips add some.
+    assert all(0.79 < count / 100 < 0.98 for count in inside.values()), inside
 
 
-def test_jackknife_interval_covers_the_truth():
-    """Centroid distance of normal data with a real effect: the interval holds the population's value in most samples."""
-    d, effect, covered = 5, 2.0, 0
-    truth = effect / np.sqrt(d)
+@pytest.mark.parametrize("effect", [0.0, 2.0])
+def test_jackknife_intervals_cover_what_such_statements_give_on_average(effect):
+    """Their estimand: the expected value at this number of statements, here the mean over the simulated data."""
+    rows = []
     for seed in range(100):
-        values = np.random.default_rng(seed).normal(size=(1, 80, d))
-        values[0, :40, 0] += effect
-        acts = make_acts(values, paired=False)
-        row = divergence(acts, probe=False, n_flips=20, rng=seed, progress=False).iloc[0]
-        covered += row["centroid_distance_low"] <= truth <= row["centroid_distance_high"]
-    assert covered >= 87  # 95 expected, standard error 2.2
+        values = draw_pairs(np.random.default_rng(seed), 30, 20, effect=effect) * np.arange(1, 21) ** -0.5
+        acts = make_acts(values)
+        rows.append(divergence(acts, probe=False, n_flips=20, rng=seed, progress=False).iloc[0])
+    table = pd.DataFrame(rows)
+    for name in (*CLUSTER_METRICS, *PCA_METRICS):
+        truth = table[name].mean()
+        covered = ((table[f"{name}_low"] <= truth) & (truth <= table[f"{name}_high"])).mean()
+        assert covered >= 0.9, (name, covered)  # 0.95 expected, more without effect; standard error 0.02
+        width = (table[f"{name}_high"] - table[f"{name}_low"]).median()
+        assert width < 1.6 * 2 * 1.96 * table[name].std(), name  # and not by being far too wide
+    if not effect:
+        assert ((table["mmd_low"] <= 0) & (table["mmd_high"] >= 0)).mean() >= 0.9
 
 
 def test_probe_columns_are_there_only_when_asked_for():
     acts = make_acts(draw_pairs(np.random.default_rng(0), 10, 5, effect=3.0))
     with_probe = divergence(acts, progress=False)
     without = divergence(acts, probe=False, progress=False)
-    suffixes = ("", "_low", "_high")
-    expected = {name + suffix for name in PROBE_METRICS for suffix in suffixes}
-    assert set(with_probe) - set(without) == expected
+    unflipped = divergence(acts, probe_flips=0, progress=False)
+    expected = {name + suffix for name in PROBE_METRICS for suffix in ("", "_low", "_high")}
+    assert set(unflipped) - set(without) == expected
+    band = {name + suffix for name in PROBE_METRICS for suffix in ("_null_low", "_null_high")}
+    assert set(with_probe) - set(unflipped) == band
     pd.testing.assert_frame_equal(with_probe[list(without)], without)
+    pd.testing.assert_frame_equal(with_probe[list(unflipped)], unflipped)
     assert with_probe["probe_auroc"].item() > 0.8
 
 
@@ -178,8 +127,8 @@ def test_personas_are_measured_on_their_own_statements():
 def test_a_layer_where_all_statements_are_the_same_is_nan():
     values = np.concatenate([np.full((1, 20, 4), 3.0), draw_pairs(np.random.default_rng(0), 10, 4, effect=1.0)])
     table = divergence(make_acts(values.astype(np.float32)), progress=False)
-    names = [name for name in table if name.startswith((*CLUSTER_METRICS, *PROBE_METRICS))]
-    assert len(names) == 4 * 5 + 2 * 3
+    names = [name for name in table if name.startswith((*CLUSTER_METRICS, *PCA_METRICS, *PROBE_METRICS))]
+    assert len(names) == (6 + 6 + 2) * 5
     assert table.loc[0, names].isna().all()
     assert table.loc[1, names].notna().all()
 
@@ -191,9 +140,18 @@ def test_too_few_statements_on_a_side(n, n_h1):
         divergence(make_acts(values, paired=False, n_h1=n_h1), progress=False)
 
 
-def test_too_few_flips():
-    with pytest.raises(ValueError, match="at least 20"):
-        divergence(make_acts(draw_pairs(np.random.default_rng(0), 6, 3)), n_flips=19, progress=False)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_flips": 19}, "n_flips must be at least 20"),
+        ({"probe_flips": 5}, "probe_flips must be 0, or at least 20"),
+        ({"n_components": 13}, "n_components must be from 1 to the number of statements, 12 for persona 'a'"),
+        ({"n_components": 0}, "n_components must be from 1"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        divergence(make_acts(draw_pairs(np.random.default_rng(0), 6, 3)), progress=False, **options)
 
 
 def make_table(metric="silhouette", **personas):
@@ -220,6 +178,8 @@ def make_table(metric="silhouette", **personas):
         ("calinski_harabasz", {"a": [0, 3, 1, 2]}, 1),
         ("centroid_distance", {"a": [0, 3, 1, 5]}, 3),
         ("probe_auroc", {"a": [1, 0.5, 0.9, 0.7]}, 2),
+        ("pca_davies_bouldin", {"a": [0, 3, 1, 2]}, 2),
+        ("mmd", {"a": [0, -1, 0.5, 0.2]}, 2),
     ],
 )
 def test_best_layer(metric, personas, expected):
@@ -243,3 +203,38 @@ def test_best_layer_does_not_depend_on_the_order_of_rows():
 def test_best_layer_refuses(table, options, message):
     with pytest.raises(ValueError, match=message):
         best_layer(table, **options)
+
+
+def test_halves_agree_on_a_layer_far_ahead_and_scatter_without_effect():
+    rng = np.random.default_rng(0)
+    clear = layer_stability(make_acts(draw_layers(rng, 20, 8, [0, 0, 6, 0])), n_halves=50)
+    assert list(clear) == ["layer", "share"]
+    assert clear["share"].tolist() == [0, 0, 1, 0]
+    chance = layer_stability(make_acts(draw_layers(rng, 20, 8, [0] * 5, kept=0)), n_halves=50)
+    assert chance["share"].sum() == pytest.approx(1)
+    assert chance["share"][0] == 0  # layer 0 takes no part
+    assert chance["share"].max() < 1
+
+
+@pytest.mark.parametrize("metric", ["silhouette", "davies_bouldin"])
+def test_halves_pick_what_best_layer_picks_from_their_statements_alone(metric):
+    """One persona, 5 pairs: halves are 3 pairs, and every half that can be drawn is measured on its own."""
+    acts = make_acts(draw_pairs(np.random.default_rng(3), 5, 4, effect=1.0) + np.zeros((4, 1, 1)))
+    acts[:] += np.random.default_rng(4).normal(size=acts.shape)
+    found = layer_stability(acts, metric=metric, n_halves=300).set_index("layer")["share"]
+    picks = []
+    labels, units = np.arange(10) < 5, np.r_[0:5, 0:5]
+    for left_out in [(a, b) for a in range(5) for b in range(a)]:
+        kept = ~np.isin(units, left_out)
+        values = [references(x[kept], labels[kept], units[kept])[metric] for x in acts.to_numpy()[1:]]
+        picks.append(1 + int(np.argmin(values) if metric == "davies_bouldin" else np.argmax(values)))
+    expected = [picks.count(layer) / 10 for layer in range(4)]
+    np.testing.assert_allclose(found, expected, atol=0.1)  # standard error at most 0.03
+
+
+def test_stability_refuses_a_metric_it_cannot_halve():
+    acts = make_acts(draw_pairs(np.random.default_rng(0), 6, 3))
+    with pytest.raises(ValueError, match="unknown metric 'probe_auroc'"):
+        layer_stability(acts, metric="probe_auroc")
+    with pytest.raises(ValueError, match="no layer above 0"):
+        layer_stability(acts)

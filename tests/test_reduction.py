@@ -29,6 +29,10 @@ def draw(n=40, d=12, *, effect=0.0, seed=0):
     return x
 
 
+def make_layers(*values):
+    return xr.concat([make_acts(x) for x in values], dim=xr.Variable("layer", np.arange(len(values)) + 4))
+
+
 @pytest.mark.parametrize(("n", "d", "components"), [(40, 12, 2), (20, 100, 3)])
 def test_pca_is_that_of_scikit_learn_up_to_sign(n, d, components):
     x = draw(n, d)
@@ -115,6 +119,51 @@ def test_lda_does_not_separate_noise():
     assert gap < 2
 
 
+def test_shared_axes_are_those_of_a_pca_of_all_scaled_layers():
+    layers = [draw(30, 8, seed=0), 50 * draw(30, 8, seed=1) - 900]
+    frame = reduce(make_layers(*layers))
+    scaled = [(x - x.mean(0)) / np.linalg.norm(x - x.mean(0)) * np.sqrt(30) for x in layers]
+    model = PCA(2, svd_solver="full")
+    expected = model.fit_transform(np.concatenate(scaled))
+    np.testing.assert_allclose(np.abs(frame[["x1", "x2"]]), np.abs(expected), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(frame.attrs["explained"], model.explained_variance_ratio_)
+    assert frame["layer"].tolist() == [4] * 30 + [5] * 30
+    assert frame["id"].tolist() == [f"s{i}" for i in range(30)] * 2
+    assert frame["direction"].tolist() == ["positive", "negative"] * 30
+
+
+def test_layers_that_differ_by_size_and_place_only_give_the_same_picture():
+    x = draw(30, 8)
+    frame = reduce(make_layers(x, 1000 * x + 7))
+    one, other = (own[["x1", "x2"]].to_numpy() for _, own in frame.groupby("layer"))
+    np.testing.assert_allclose(one, other, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_fits_layers_together(method):
+    acts = make_layers(draw(30, 6, effect=8.0), draw(30, 6, effect=8.0, seed=1))
+    first, second = (reduce(acts, method=method, rng=3) for _ in range(2))
+    assert first.equals(second)
+    points = first.filter(regex=r"^x\d$").to_numpy()
+    assert len(points) == 60
+    assert (points[np.abs(points).argmax(0), np.arange(points.shape[1])] > 0).all()
+
+
+def test_shared_lda_separates_the_sides_in_every_layer_along_one_axis():
+    acts = make_layers(*(draw(200, 6, effect=60.0, seed=seed) for seed in range(3)))
+    for _, own in reduce(acts, method="lda").groupby("layer"):
+        sides = [side["x1"] for _, side in own.groupby("direction")]
+        assert sides[0].min() > sides[1].max() or sides[1].min() > sides[0].max()
+
+
+def test_shared_lda_does_not_separate_noise():
+    """Each statement is there in five layers, which makes no five statements of it."""
+    x = np.random.default_rng(0).normal(size=(60, 500))
+    frame = reduce(make_layers(*(x + 0.01 * layer for layer in range(5))), method="lda")
+    sides = [side["x1"] for _, side in frame.groupby("direction")]
+    assert abs(sides[0].mean() - sides[1].mean()) / np.mean([side.std() for side in sides]) < 2
+
+
 def test_one_function_under_both_names():
     assert exported is reduce
 
@@ -122,7 +171,10 @@ def test_one_function_under_both_names():
 @pytest.mark.parametrize(
     ("acts", "options", "message"),
     [
-        (make_acts(draw()).expand_dims("layer"), {}, "one layer"),
+        (make_acts(draw()).expand_dims("position"), {}, "takes .statement, node. or"),
+        (make_acts(draw()).transpose(), {}, "takes .statement, node. or"),
+        (make_layers(draw(), np.ones((40, 12))), {}, "leave that layer out"),
+        (make_layers(draw(2), draw(2)), {}, "2 statements are too few for 2"),
         (make_acts(draw(2)), {}, "too few for 2"),
         (make_acts(draw(3)), {"n_components": 3}, "too few for 3"),
         (make_acts(np.ones((10, 4))), {}, "same activation"),

@@ -16,6 +16,7 @@ from utils.stages import replace_text, write_frame
 from utils.study import run_study
 
 NASTY = "<script>alert(1)<script>"
+VERDICTS = ("supported", "not supported")
 
 
 def parse(text):
@@ -67,7 +68,7 @@ def altered(study, tmp_path, monkeypatch):
     monkeypatch.setattr(utils.report, "list_figures", lambda study: [])
 
     def write(*, record=None, config=None, **tables):
-        for name in ("layers", "detection", "overlap", "nodes"):
+        for name in ("layers", "layer_stability", "detection", "overlap", "nodes", "selectors"):
             write_frame(tmp_path / f"{name}.parquet", tables.pop(name, getattr(study, name)))
         for name, table in tables.items():
             write_frame(tmp_path / f"{name}.parquet", table)
@@ -223,3 +224,41 @@ def test_text_is_replaced_whole(tmp_path):
     replace_text(path, "ü")
     assert path.read_text(encoding="utf-8") == "ü"
     assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_thirds_that_could_not_be_judged_are_not_made_up(study):
+    assert study.thirds is None
+    assert "that was not judged, as it takes every layer" in read_page(study).text
+
+
+def test_the_verdict_on_the_thirds_is_stated_with_its_numbers(altered):
+    rows = [
+        {"persona": name, "topic": "t", "d": 0.02, "verdict": verdict}
+        for name, verdict in zip("ab", VERDICTS, strict=True)
+    ]
+    model = {
+        "first": 0.01,
+        "middle": 0.02,
+        "last": 0.041,
+        "d": 0.021,
+        "d_low": -0.004,
+        "d_high": 0.046,
+        "verdict": "mixed",
+    }
+    text = altered(thirds=pd.DataFrame(rows), record={"thirds": model}).text
+    assert "Here: mixed (silhouette, mean over personas: first third 0.010, middle 0.020, last 0.041" in text
+    assert "95 % interval -0.004 to 0.046); persona by persona: 1 supported, 0 mixed, 1 not supported." in text
+
+
+def test_how_firmly_the_layer_was_picked(altered):
+    shares = pd.DataFrame({"layer": [1, 2, 3], "share": [0.25, 0.6, 0.15]})
+    text = altered(layer_stability=shares, record={"best_layer": 1}).text
+    assert "25% pick layer 1 by the same rule; most often picked: 2 (60%), 1 (25%), 3 (15%)." in text
+
+
+def test_node_stability_is_shown_where_it_was_asked_for(altered, study):
+    assert "Stability: Jaccard" not in read_page(study).text
+    table = pd.DataFrame(
+        {"persona": ["alpha", NASTY], "jaccard": [0.31, 0.02], "expected_jaccard": 0.01, "p_adjusted": 0.04}
+    )
+    assert "Stability: Jaccard of the twenty nodes" in altered(node_stability=table).text

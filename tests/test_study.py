@@ -10,16 +10,18 @@ from scipy.stats import false_discovery_control
 
 import utils.study
 from deepscan import ScanRuns
+from utils.contrasts import find_contrasts, restrict, split_parts
 from utils.prompts import find_template
 from utils.results import open_study
 from utils.settings import StudyConfig
 from utils.statements import DATA
 from utils.study import run_study
+from utils.thirds import layer_thirds
 
 N, N_LAYERS, N_NODES = 40, 3, 24
 PLANTED_LAYER = 2
 PLANTED = frozenset({(2, 1), (5, 1), (7, 1), (11, -1), (13, -1)})
-TABLES = ["layers_select", "layers", "detection", "nodes", "overlap"]
+TABLES = ["layers_select", "layers", "layer_stability", "detection", "nodes", "overlap", "selectors"]
 
 
 def plant_arrays(folder, *, seed=0, layer=PLANTED_LAYER):
@@ -100,7 +102,8 @@ def assert_same_tables(left, right):
 
 def test_every_promised_file_is_written(planted):
     names = {path.name for path in planted.folder.iterdir()}
-    assert names >= {f"{name}.parquet" for name in TABLES} | {"study.json", "activations.zarr", "report.html"}
+    assert names >= {f"{name}.parquet" for name in [*TABLES, "thirds", "topics"]}
+    assert names >= {"study.json", "activations.zarr", "report.html"}
     assert {path.name for path in (planted.folder / "scans").iterdir()} == {
         "alpha.parquet",
         "beta.parquet",
@@ -108,6 +111,7 @@ def test_every_promised_file_is_written(planted):
     }
     figures = {path.stem for path in (planted.folder / "figures").glob("*.png")}
     assert figures >= {"layer_curves", "layer_heatmap", "probe_curves", "embeddings", "detection", "scores", "node_map"}
+    assert figures >= {"metric_maps", "thirds"}
     assert figures == {path.stem for path in (planted.folder / "figures").glob("*.svg")}
     assert not [path for path in planted.folder.rglob("*") if path.suffix in {".part", ".pkl", ".pickle"}]
 
@@ -444,3 +448,23 @@ def test_end_to_end_on_the_default_model(tmp_path, bare, lm):
     for name, table in read_tables(again.folder).items():
         pd.testing.assert_frame_equal(table, first[name], check_exact=True)
     assert filecmp.cmp(again.folder / "form.parquet", study.folder / "form.parquet")
+
+
+def test_the_thirds_are_judged_on_the_test_part(planted):
+    contrasts = find_contrasts(planted.activations)
+    part = split_parts(planted.activations, rng=0)
+    expected = layer_thirds(planted.activations, [restrict(contrast, part == "test") for contrast in contrasts])
+    pd.testing.assert_frame_equal(planted.thirds, expected)
+    assert planted.record["thirds"]["d"] == pytest.approx(expected["d"].mean())
+
+
+def test_tables_that_no_longer_apply_are_removed(arrays, tmp_path, bare):
+    """Thirds take every layer, stability is made on request."""
+    options = {"runs": 2, "permutations": 19}
+    study = run_study(tmp_path, configure(arrays, **options, stability=2), progress=False)
+    assert study.thirds is not None
+    assert list(study.node_stability["persona"]) == ["alpha", "beta", "gamma"]
+    study = run_study(tmp_path, configure(arrays, **options, layers=[2, 3, 4]), progress=False)
+    assert study.thirds is None
+    assert study.record["thirds"] is None
+    assert study.node_stability is None

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from utils.layers import CLUSTER_METRICS, PROBE_METRICS
+from utils.layers import CLUSTER_METRICS, PCA_METRICS, PROBE_METRICS
 from utils.set_plots import plot_upset, plot_venn
 from utils.viz import (
     METRIC_LABELS,
@@ -237,7 +237,7 @@ def test_short_names():
 
 
 def test_every_metric_has_a_label():
-    assert set(METRIC_LABELS) == {*CLUSTER_METRICS, *PROBE_METRICS}
+    assert set(METRIC_LABELS) == {*CLUSTER_METRICS, *PCA_METRICS, *PROBE_METRICS}
 
 
 def test_curve_shows_the_values():

@@ -78,6 +78,10 @@ def study(
     ] = "direction",
     scan: Annotated[ScanName, typer.Option(help="Subset of records and nodes, or nodes of each record.")] = "group",
     scan_layers: Annotated[str | None, typer.Option(help="Layers to scan besides the best, e.g. 6,12.")] = None,
+    probe_flips: Annotated[int, typer.Option(min=0, help="Label flips of the probe, a slow baseline; 0 or 20 up.")] = 0,
+    stability: Annotated[
+        int, typer.Option(min=0, help="Flips for the node sets' stability over halves of the pairs; 0 leaves it out.")
+    ] = 0,
     threshold: Annotated[float, typer.Option(help="Share of runs from which a node is in the node set.")] = 0.5,
     jobs: Annotated[int, typer.Option(min=0, help="Threads of the scan; 0 for all cores.")] = 0,
 ) -> None:
@@ -107,6 +111,8 @@ def study(
         permutations=permutations,
         n_clean=clean,
         n_anomalous=anomalous,
+        probe_flips=probe_flips,
+        stability=stability,
         threshold=threshold,
         seed=seed,
         jobs=jobs,

@@ -16,16 +16,19 @@ from utils.contrasts import split_parts
 from utils.layers import reduce
 from utils.nodes import node_profiles
 from utils.results import Study
-from utils.set_plots import plot_upset, plot_venn
 from utils.viz import (
     plot_detection,
     plot_embeddings,
     plot_layer_curves,
     plot_layer_heatmap,
+    plot_metric_maps,
     plot_node_map,
     plot_node_profiles,
     plot_overlap,
     plot_scores,
+    plot_thirds,
+    plot_upset,
+    plot_venn,
 )
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,21 @@ def list_figures(study: Study) -> Iterator[FigureEntry]:
     yield FigureEntry(
         "layer_heatmap", "Layers", "Silhouette of every persona at every layer, test pairs.", _draw_layer_heatmap
     )
+    yield FigureEntry(
+        "metric_maps",
+        "Layers",
+        "Every metric over layers, from its lowest (dark) to its highest value (bright), so that the metrics can be compared; "
+        "dots: further apart than 95 % of flipped sides.",
+        _draw_metric_maps,
+    )
+    if study.thirds is not None:
+        yield FigureEntry(
+            "thirds",
+            "Layers",
+            "Do the sides lie furthest apart in the last third of the layers? Above 0 they do; the last row is the mean over "
+            "personas.",
+            _draw_thirds,
+        )
     yield FigureEntry(
         "embeddings",
         "Layers",
@@ -155,6 +173,15 @@ def _draw_probe_curves(study: Study) -> Figure:
 def _draw_layer_heatmap(study: Study) -> Figure:
     layers = study.layers.dropna(subset="silhouette")
     return _figure_of(plot_layer_heatmap(layers, metric="silhouette", mark=study.best_layer))
+
+
+def _draw_metric_maps(study: Study) -> Figure:
+    return plot_metric_maps(study.layers, mark=study.best_layer).flat[0].figure
+
+
+def _draw_thirds(study: Study) -> Figure:
+    model = pd.DataFrame([{**study.record["thirds"], "persona": "mean over personas"}])
+    return _figure_of(plot_thirds(pd.concat([study.thirds, model], ignore_index=True)))
 
 
 def _draw_embeddings(study: Study) -> Figure:

@@ -1,4 +1,4 @@
-"""Activations of one layer in two or three dimensions, the same picture for the same seed."""
+"""Activations of one layer, or of several together, in two or three dimensions, the same picture for the same seed."""
 
 import warnings
 from typing import Literal
@@ -22,15 +22,19 @@ def reduce(
     labels: str = "direction",
     rng: int = 0,
 ) -> pd.DataFrame:
-    """Reduce the activations of one layer to a few dimensions.
+    """Reduce the activations of one layer to a few dimensions, or of several layers to the same few.
 
     Parameters
     ----------
     acts
-        (statement, node) with the labels of :func:`utils.activations.extract`.
+        (statement, node) with the labels of :func:`utils.activations.extract`, or (layer, statement, node) for one fit
+        shared by the layers, so that an axis means the same in all pictures. The residual stream grows and drifts with
+        depth, which would leave nothing else to see; each layer is therefore first centred on its mean and
+        scaled to a mean squared distance of 1 from it.
     method
         ``pca``, ``umap``, ``tsne`` or ``lda``. LDA knows the labels, separates even noise when there are more nodes than
-        statements, and is therefore fitted after a PCA to a tenth as many dimensions as there are statements.
+        statements, and is therefore fitted after a PCA to a tenth as many dimensions as there are statements. Of a
+        shared fit, neighbours in UMAP and t-SNE are often one statement at two layers.
     n_components
         Dimensions; LDA gives at most one less than there are classes.
     labels
@@ -39,30 +43,35 @@ def reduce(
     Returns
     -------
     DataFrame
-        One row a statement: ``x1, x2, …`` and the labels. ``attrs["explained"]`` holds PCA's shares of variance. Each axis
+        One row a statement: ``x1, x2, …`` and the labels, of a shared fit one row a layer and statement with a column
+        ``layer``. ``attrs["explained"]`` holds PCA's shares of variance. Each axis
         is turned so that its largest value in absolute terms is positive.
 
     Raises
     ------
     ValueError
-        Unknown method, more than one layer, fewer statements than components, or constant activations.
+        Unknown method, other dimensions, fewer statements than components, or a layer of constant activations.
     """
-    if acts.ndim != 2:
-        raise ValueError(f"reduce takes one layer, (statement, node), not {acts.dims}; use acts.sel(layer=...).")
-    x = acts.to_numpy().astype(np.float64)
-    if len(x) <= n_components:
-        raise ValueError(f"{len(x)} statements are too few for {n_components} components.")
-    if not np.ptp(x, axis=0).max() > 0:
+    shared = acts.dims == ("layer", "statement", "node")
+    if not shared and acts.dims != ("statement", "node"):
+        raise ValueError(f"reduce takes (statement, node) or (layer, statement, node), not {acts.dims}.")
+    n_statements = acts.sizes["statement"]
+    if n_statements <= n_components:
+        raise ValueError(f"{n_statements} statements are too few for {n_components} components.")
+    values = acts.to_numpy().astype(np.float64)
+    if not np.ptp(values, axis=-2).max(axis=-1).min() > 0:
         raise ValueError(
-            "all statements have the same activation here (layer 0 at the last token?); nothing to reduce."
+            "all statements have the same activation in a layer (layer 0 at the last token?); leave that layer out."
         )
+    x = _scale_layers(values).reshape(-1, values.shape[-1]) if shared else values
+    n_layers = len(x) // n_statements
     explained: list[float] = []
     if method == "pca":
         model = PCA(n_components, svd_solver="full")
         points = model.fit_transform(x)
         explained = [float(share) for share in model.explained_variance_ratio_]
     elif method == "lda":
-        points = _fit_lda(x, acts[labels].to_numpy(), n_components)
+        points = _fit_lda(x, np.tile(acts[labels].to_numpy(), n_layers), n_components, n_statements // 10)
     elif method == "tsne":
         perplexity = min(30.0, (len(x) - 1) / 3)
         points = TSNE(n_components, perplexity=perplexity, init="pca", random_state=rng).fit_transform(x)
@@ -74,16 +83,26 @@ def reduce(
     points = points * np.sign(points[largest, np.arange(points.shape[1])])
     frame = pd.DataFrame(points, columns=[f"x{i + 1}" for i in range(points.shape[1])])
     names = [name for name in ("persona", "topic", "direction", "pair") if name in acts.coords]
-    frame = frame.assign(id=acts["statement"].to_numpy(), **{name: acts[name].to_numpy() for name in names})
+    # Layers come one after another, so that the labels of the statements repeat.
+    columns = {"id": acts["statement"].to_numpy()} | {name: acts[name].to_numpy() for name in names}
+    frame = frame.assign(**{name: np.tile(column, n_layers) for name, column in columns.items()})
+    if shared:
+        frame["layer"] = np.repeat(acts["layer"].to_numpy(), n_statements)
     frame.attrs["explained"] = explained
     return frame
 
 
-def _fit_lda(x: np.ndarray, labels: np.ndarray, n_components: int) -> np.ndarray:
+def _scale_layers(values: np.ndarray) -> np.ndarray:
+    """Each layer about its mean, with a mean squared norm of 1; (layer, statement, node)."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    return centred / np.sqrt((centred**2).sum(axis=2).mean(axis=1))[:, None, None]
+
+
+def _fit_lda(x: np.ndarray, labels: np.ndarray, n_components: int, most_axes: int) -> np.ndarray:
     classes = np.unique(labels)
     if len(classes) < 2:
         raise ValueError(f"LDA needs at least two classes; all statements are {classes[0]!r}.")
-    n_axes = max(1, min(len(x) // 10, x.shape[1], len(x) - len(classes)))
+    n_axes = max(1, min(most_axes, x.shape[1], len(x) - len(classes)))
     lda = LinearDiscriminantAnalysis(n_components=min(n_components, len(classes) - 1))
     return make_pipeline(PCA(n_axes, svd_solver="full"), lda).fit_transform(x, labels)
 

@@ -8,9 +8,9 @@ import pandas as pd
 
 from utils.figures import list_figures
 from utils.form import FORM_LIMIT
+from utils.panels import short_name
 from utils.results import Study
 from utils.stages import replace_text
-from utils.viz import short_name
 
 _LEVEL = 0.05
 
@@ -102,7 +102,23 @@ def _summarise(study: Study) -> list[str]:
     ]
     if found and lost:
         sentences.append(f"It does not for: {', '.join(lost)}.")
-    return sentences
+    return [*sentences, _judge_thirds(study)]
+
+
+def _judge_thirds(study: Study) -> str:
+    """The answer to the claim that personas lie furthest apart in the last third of the layers."""
+    claim = (
+        "Cintas et al. 2025 (arXiv 2505.24539) report that personas lie furthest apart in the last third of the layers"
+    )
+    if study.thirds is None:
+        return f"{claim}; that was not judged, as it takes every layer of the model, and at least three."
+    model, counts = study.record["thirds"], study.thirds["verdict"].value_counts()
+    by_persona = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("supported", "mixed", "not supported"))
+    return (
+        f"{claim}. Here: {model['verdict']} (silhouette, mean over personas: first third {model['first']:.3f}, middle "
+        f"{model['middle']:.3f}, last {model['last']:.3f}; last minus the larger of the others {model['d']:.3f}, 95 % interval "
+        f"{model['d_low']:.3f} to {model['d_high']:.3f}); persona by persona: {by_persona}."
+    )
 
 
 def _warn(study: Study) -> list[str]:
@@ -126,7 +142,8 @@ def _warn(study: Study) -> list[str]:
 def _about_layers(study: Study) -> tuple[str, pd.DataFrame]:
     about = (
         "How far the two sides of each persona lie apart at the scanned layer, and how far form alone goes. Silhouette: "
-        "0 is no clustering. Form accuracy and probe AUROC: 0.5 is chance."
+        "0 is no clustering. Form accuracy and probe AUROC: 0.5 is chance. "
+        f"{_describe_stability(study)}{_describe_topics(study)}"
     )
     table = result_table(study)
     interval = [
@@ -135,6 +152,33 @@ def _about_layers(study: Study) -> tuple[str, pd.DataFrame]:
     ]
     table["silhouette"] = interval
     return about, table.drop(columns=["silhouette low", "silhouette high"])
+
+
+def _describe_stability(study: Study) -> str:
+    shares = study.layer_stability.set_index("layer")["share"].sort_values(ascending=False, kind="stable")
+    others = ", ".join(f"{layer} ({share:.0%})" for layer, share in shares.head(3).items() if share > 0)
+    own = shares.get(study.best_layer, 0.0)
+    return (
+        f"Of 100 random halves of the select part, {own:.0%} pick layer {study.best_layer} by the same rule; "
+        f"most often picked: {others}."
+    )
+
+
+def _describe_topics(study: Study) -> str:
+    if study.topics is None:
+        return ""
+    rows = study.topics[study.topics["layer"] == study.best_layer]
+    columns = [
+        rows[name] for name in ("topic", "probe_accuracy", "probe_accuracy_low", "probe_accuracy_high", "chance")
+    ]
+    shown = [
+        f"{topic} {value:.2f} ({low:.2f} to {high:.2f}; chance {chance:.2f})"
+        for topic, value, low, high, chance in zip(*columns, strict=True)
+    ]
+    return (
+        " Accuracy of a linear probe at this layer in telling to which persona of its topic a positive statement belongs: "
+        f"{', '.join(shown)}."
+    )
 
 
 def _about_scan(study: Study) -> tuple[str, pd.DataFrame]:
@@ -165,13 +209,39 @@ def _about_scan(study: Study) -> tuple[str, pd.DataFrame]:
     )
 
 
-def _about_nodes(study: Study) -> tuple[str, None]:
+def _about_nodes(study: Study) -> tuple[str, pd.DataFrame]:
     about = (
         f"A node set holds the nodes that at least {study.config['threshold']:.0%} of the runs selected, and more often than "
         "flipped sides select them (p ≤ 0.05, node by node). The table of the layer section shows its size beside the "
-        "mean size under flipped sides (null node set)."
+        "mean size under flipped sides (null node set). Below, each set is compared with equally large ones by simpler "
+        "methods on the same statements (Jaccard over node and side; in brackets what flipped sides give); t-test nodes: how "
+        "many a t-test at each node finds (adjusted p ≤ 0.05)."
     )
-    return about, None
+    compared = study.selectors
+    cells = [
+        f"{jaccard:.2f} ({expected:.2f})"
+        for jaccard, expected in zip(compared["jaccard"], compared["expected_jaccard"], strict=True)
+    ]
+    wide = compared.assign(cell=cells).pivot(index="persona", columns="method", values="cell")
+    first = compared.drop_duplicates("persona").set_index("persona")
+    table = (
+        first[["size", "n_significant"]]
+        .join(wide)
+        .rename(columns={"size": "node set", "n_significant": "t-test nodes"})
+    )
+    if study.node_stability is not None:
+        about += (
+            " Stability: Jaccard of the twenty nodes that either of two disjoint halves of the pairs selects most often, "
+            "beside what flipped sides give."
+        )
+        halves = study.node_stability.set_index("persona")
+        table = table.join(
+            halves[["jaccard", "expected_jaccard", "p_adjusted"]].rename(
+                columns={"jaccard": "stability", "expected_jaccard": "under flips", "p_adjusted": "its adjusted p"}
+            )
+        )
+    table = table.reset_index()
+    return about, table.assign(persona=table["persona"].map(short_name))
 
 
 def _about_overlap(study: Study) -> tuple[str, pd.DataFrame | None]:

@@ -58,6 +58,23 @@ class Study:
         return pd.read_parquet(self.folder / "layers.parquet")
 
     @cached_property
+    def layer_stability(self) -> pd.DataFrame:
+        """How often random halves of the ``select`` pairs pick each layer."""
+        return pd.read_parquet(self.folder / "layer_stability.parquet")
+
+    @cached_property
+    def thirds(self) -> pd.DataFrame | None:
+        """The verdict on the last third of the layers per persona; None where not all layers were extracted."""
+        path = self.folder / "thirds.parquet"
+        return pd.read_parquet(path) if path.exists() else None
+
+    @cached_property
+    def topics(self) -> pd.DataFrame | None:
+        """How far the personas of each topic lie apart from each other; None without a topic of several personas."""
+        path = self.folder / "topics.parquet"
+        return pd.read_parquet(path) if path.exists() else None
+
+    @cached_property
     def form(self) -> pd.DataFrame:
         """The form baseline per persona."""
         return pd.read_parquet(self.folder / "form.parquet")
@@ -76,6 +93,17 @@ class Study:
     def overlap(self) -> pd.DataFrame:
         """Overlap of every two personas' node sets at the best layer."""
         return pd.read_parquet(self.folder / "overlap.parquet")
+
+    @cached_property
+    def selectors(self) -> pd.DataFrame:
+        """The node sets compared with equally large ones by simpler methods."""
+        return pd.read_parquet(self.folder / "selectors.parquet")
+
+    @cached_property
+    def node_stability(self) -> pd.DataFrame | None:
+        """The node sets compared over halves of the pairs; None where that was not asked for."""
+        path = self.folder / "node_stability.parquet"
+        return pd.read_parquet(path) if path.exists() else None
 
     @cached_property
     def runs(self) -> dict[str, ScanRuns]:

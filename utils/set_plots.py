@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.nodes import NodeSet, membership
-from utils.viz import short_name
+from utils.panels import short_name
 
 logger = logging.getLogger(__name__)
 

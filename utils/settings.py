@@ -27,6 +27,11 @@ class StudyConfig:
         As of :func:`deepscan.detect`.
     scan_layers
         Layers to scan besides the best one.
+    probe_flips
+        As of :func:`utils.layers.divergence`; 0 by default, as they take several times as long as all the rest of the layers.
+    stability
+        Flips for the stability of the node sets over halves of the pairs, see :func:`utils.stability.node_stability`; 0
+        by default, which leaves it out: 99 take some ten seconds a persona.
     threshold
         Share of the runs that must have selected a node for it to be in the node set.
     seed
@@ -59,6 +64,8 @@ class StudyConfig:
     alpha_max: float = 0.5
     alphas: int = 50
     restarts: int = 2
+    probe_flips: int = 0
+    stability: int = 0
     threshold: float = 0.5
     seed: int = 0
     jobs: int = 0

@@ -15,14 +15,18 @@ from deepscan import ScanRuns, detect
 from utils.contrasts import Contrast, find_contrasts, restrict, split_parts
 from utils.figures import draw_figures
 from utils.form import form_table
-from utils.layers import SMALLEST_SIDE, best_layer, divergence
+from utils.layers import SMALLEST_SIDE, best_layer, divergence, layer_stability
 from utils.nodes import node_frequencies, node_sets, overlap
 from utils.report import write_report
 from utils.results import Study, open_study, summarise
+from utils.selectors import compare_selectors
 from utils.settings import StudyConfig, scan_options
 from utils.sources import open_source
+from utils.stability import node_stability
 from utils.stages import StageLog, key_of, write_frame
 from utils.store import open_store
+from utils.thirds import layer_thirds, model_thirds
+from utils.topics import topic_divergence
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +38,10 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     """Run a study into a folder; stages whose inputs have not changed are taken from there.
 
     Written: ``study.json`` (configuration, versions, timings, results), ``activations.zarr``, ``layers.parquet``,
-    ``layers_select.parquet`` (what the layer was chosen on), ``form.parquet``, ``scans/<persona>.parquet`` (further
-    layers in ``scans/layer-<k>/``), ``detection.parquet``, ``nodes.parquet``, ``overlap.parquet``, ``figures/`` and
+    ``layers_select.parquet`` (what the layer was chosen on) and ``layer_stability.parquet`` (how firmly),
+    ``thirds.parquet`` (with every layer of the model), ``topics.parquet`` (personas of a topic against each other),
+    ``form.parquet``, ``scans/<persona>.parquet`` (further layers in ``scans/layer-<k>/``), ``detection.parquet``,
+    ``nodes.parquet``, ``overlap.parquet``, ``selectors.parquet``, on request ``node_stability.parquet``, ``figures/`` and
     ``report.html``.
 
     Parameters
@@ -79,7 +85,15 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     further = _check_scan_layers(acts, config)
     base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, part, config.contrast, config.seed)
     on_select = log.table("layers_select", base, lambda: divergence(acts, select, probe=False, progress=progress))
-    log.table("layers", base, lambda: divergence(acts, test, rng=config.seed, progress=progress))
+    options = {"probe_flips": config.probe_flips, "rng": config.seed, "progress": progress}
+    log.table("layers", key_of(base, config.probe_flips), lambda: divergence(acts, test, **options))
+    log.table("layer_stability", base, lambda: layer_stability(acts, select, rng=config.seed))
+    if source.frame[source.frame["direction"] == "positive"].groupby("topic")["persona"].nunique().max() > 1:
+        tested = acts.isel(statement=np.flatnonzero(part == "test"))
+        log.table("topics", base, lambda: topic_divergence(tested, probe_permutations=0, progress=progress))
+    else:
+        (folder / "topics.parquet").unlink(missing_ok=True)
+    thirds = _judge_thirds(log, base, acts, test, chosen=config.layers is not None)
     if source.has_texts:
         log.table("form", base, lambda: form_table(source.frame["statement"].tolist(), test))
     layer = best_layer(on_select)
@@ -94,11 +108,22 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     frequencies = {k: node_frequencies(by_persona).assign(layer=k) for k, by_persona in runs.items()}
     log.table("nodes", scan_key, lambda: _concat(frequencies))
     log.table("overlap", scan_key, lambda: overlap(node_sets(runs[layer], threshold=config.threshold), runs[layer]))
+    values = acts.sel(layer=layer).to_numpy()
+    log.table(
+        "selectors",
+        scan_key,
+        lambda: compare_selectors(runs[layer], values, test, threshold=config.threshold, n_flips=20),
+    )
+    if config.stability:
+        log.table("node_stability", key_of(scan_key, config.stability), lambda: _halve(values, test, config, progress))
+    else:
+        (folder / "node_stability.parquet").unlink(missing_ok=True)
     log.add(
         activations=acts.attrs,
         n_layers=int(acts["layer"].max()),
         n_nodes=acts.sizes["node"],
         best_layer=layer,
+        thirds=thirds,
         has_texts=source.has_texts,
         sizes=[_describe_sizes(own, chosen) for own, chosen in zip(test, select, strict=True)],
         personas=detection.to_dict("records"),
@@ -146,6 +171,27 @@ def _scan(path: Path, values: np.ndarray, contrast: Contrast, config: StudyConfi
         **scan_options(config),
     )
     found.save(path)
+
+
+def _judge_thirds(
+    log: StageLog, key: str, acts: xr.DataArray, contrasts: list[Contrast], *, chosen: bool
+) -> dict | None:
+    """Write the verdict of every persona and return that of the model; none for chosen layers or too few."""
+    layers = [layer for layer in acts["layer"].to_numpy().tolist() if layer]
+    if chosen or layers != list(range(1, len(layers) + 1)) or len(layers) < 3:
+        (log.folder / "thirds.parquet").unlink(missing_ok=True)
+        return None
+    log.table("thirds", key, lambda: layer_thirds(acts, contrasts))
+    return log.table("model_thirds", key, lambda: model_thirds(acts, contrasts)).to_dict("records")[0]
+
+
+def _halve(values: np.ndarray, contrasts: list[Contrast], config: StudyConfig, progress: bool) -> pd.DataFrame:
+    names = ("tail", "score", "alpha_max", "alphas", "restarts", "scan")
+    options = {name: value for name, value in scan_options(config).items() if name in names}
+    jobs = config.jobs or os.cpu_count() or 1
+    return node_stability(
+        values, contrasts, n_flips=config.stability, rng=config.seed, n_jobs=jobs, progress=progress, **options
+    )
 
 
 def _check_sizes(contrasts: list[Contrast], config: StudyConfig) -> None:

@@ -1,99 +1,48 @@
-"""Figures of layers, scans and nodes. Functions take tables, draw on ``ax`` (or axes of their own) and return Axes.
+"""Figures of statements, scans and nodes; those of layers and of sets come from here, too.
 
-Nothing here computes results or writes files. Colours are from the Okabe–Ito palette, which colour-blind readers can
-tell apart, and from perceptually uniform maps.
+Functions take tables, draw on ``ax`` (or axes of their own) and return Axes. Nothing here computes results or writes
+files. Maps are perceptually uniform, colours those of :mod:`utils.panels`.
 """
 
-from collections.abc import Sequence
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-POSITIVE, NEGATIVE, NULL = "#D55E00", "#0072B2", "#8A8A8A"
-NULL_LABEL = "sides flipped, 5–95 %"
-METRIC_LABELS = {
-    "centroid_distance": "centroid distance (spreads)",
-    "silhouette": "silhouette",
-    "calinski_harabasz": "Calinski–Harabasz",
-    "davies_bouldin": "Davies–Bouldin (lower = apart)",
-    "probe_accuracy": "probe accuracy",
-    "probe_auroc": "probe AUROC",
-}
+from utils.layer_plots import (
+    METRIC_LABELS,
+    plot_layer_curve,
+    plot_layer_curves,
+    plot_layer_heatmap,
+    plot_metric_map,
+    plot_metric_maps,
+    plot_thirds,
+)
+from utils.panels import NEGATIVE, NULL, NULL_LABEL, POSITIVE, label_grid, new_axes, persona_grid, short_name
+from utils.set_plots import plot_upset, plot_venn
 
-
-def short_name(persona: str) -> str:
-    """A persona's name as it fits beside an axis."""
-    return persona.removeprefix("subscribes-to-").replace("politically-", "")
-
-
-def plot_layer_curve(
-    table: pd.DataFrame, *, metric: str = "silhouette", mark: int | None = None, ax: Axes | None = None
-) -> Axes:
-    """Draw one persona's metric over layers with its interval, and the label-flip band where there is one.
-
-    Parameters
-    ----------
-    table
-        Rows of :func:`utils.layers.divergence` for one persona.
-    mark
-        A layer to mark with a vertical line.
-    """
-    ax = ax if ax is not None else _new_axes(4.5, 3)
-    layer = table["layer"]
-    if f"{metric}_null_low" in table:
-        ax.fill_between(
-            layer,
-            table[f"{metric}_null_low"],
-            table[f"{metric}_null_high"],
-            color=NULL,
-            alpha=0.35,
-            lw=0,
-            label=NULL_LABEL,
-        )
-    elif metric.startswith("probe"):
-        ax.axhline(0.5, color=NULL, ls=":", lw=1.2, label="chance")
-    ax.fill_between(
-        layer, table[f"{metric}_low"], table[f"{metric}_high"], color=POSITIVE, alpha=0.25, lw=0, label="95 % interval"
-    )
-    ax.plot(layer, table[metric], color=POSITIVE, lw=1.6, label=METRIC_LABELS[metric])
-    if mark is not None:
-        ax.axvline(mark, color="black", ls="--", lw=0.9, label=f"scanned layer ({mark})")
-    ax.set(xlabel="layer", ylabel=METRIC_LABELS[metric], xlim=(0, layer.max()))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    return ax
-
-
-def plot_layer_curves(table: pd.DataFrame, *, metric: str = "silhouette", mark: int | None = None) -> np.ndarray:
-    """Draw every persona's curve in a panel of its own, one row a topic; returns the array of Axes."""
-    axes, panels = _persona_grid(table, sharex=True, sharey=True, height=1.9)
-    for persona, ax in panels.items():
-        plot_layer_curve(table[table["persona"] == persona], metric=metric, mark=mark, ax=ax)
-        ax.set(title=short_name(persona), xlabel="", ylabel="")
-    _label_grid(axes, panels, xlabel="layer (residual stream after block)", ylabel=METRIC_LABELS[metric])
-    return axes
-
-
-def plot_layer_heatmap(
-    table: pd.DataFrame, *, metric: str = "silhouette", mark: int | None = None, ax: Axes | None = None
-) -> Axes:
-    """Draw a metric as persona × layer."""
-    personas = list(table["persona"].unique())
-    wide = table.pivot(index="persona", columns="layer", values=metric).loc[personas]
-    ax = ax if ax is not None else _new_axes(9, 0.9 + 0.3 * len(wide))
-    sns.heatmap(wide, ax=ax, cmap="cividis", cbar_kws={"label": METRIC_LABELS[metric]}, rasterized=True)
-    layers = list(wide.columns)
-    step = max(1, len(layers) // 12)
-    ax.set_xticks(np.arange(0, len(layers), step) + 0.5, layers[::step], rotation=0)
-    ax.set_yticks(np.arange(len(wide)) + 0.5, [short_name(name) for name in wide.index], rotation=0)
-    if mark in layers:
-        ax.axvline(layers.index(mark), color="white", lw=1.2)
-        ax.axvline(layers.index(mark) + 1, color="white", lw=1.2)
-    ax.set(xlabel="layer" + (f" (framed: {mark}, scanned)" if mark in layers else ""), ylabel="")
-    return ax
+__all__ = [
+    "METRIC_LABELS",
+    "NEGATIVE",
+    "NULL",
+    "POSITIVE",
+    "plot_detection",
+    "plot_embedding",
+    "plot_embeddings",
+    "plot_layer_curve",
+    "plot_layer_curves",
+    "plot_layer_heatmap",
+    "plot_metric_map",
+    "plot_metric_maps",
+    "plot_node_map",
+    "plot_node_profiles",
+    "plot_overlap",
+    "plot_scores",
+    "plot_thirds",
+    "plot_upset",
+    "plot_venn",
+    "short_name",
+]
 
 
 def plot_embedding(points: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None) -> Axes:
@@ -104,7 +53,7 @@ def plot_embedding(points: pd.DataFrame, *, ax: Axes | None = None, title: str |
     points
         As :func:`utils.layers.reduce` returns them.
     """
-    ax = ax if ax is not None else _new_axes(4, 3.6)
+    ax = ax if ax is not None else new_axes(4, 3.6)
     for direction, colour, marker in (("negative", NEGATIVE, "o"), ("positive", POSITIVE, "^")):
         side = points[points["direction"] == direction]
         ax.scatter(side["x1"], side["x2"], s=13, color=colour, marker=marker, alpha=0.65, lw=0, label=direction)
@@ -118,12 +67,12 @@ def plot_embedding(points: pd.DataFrame, *, ax: Axes | None = None, title: str |
 
 def plot_embeddings(points: pd.DataFrame, *, explained: dict[str, list[float]] | None = None) -> np.ndarray:
     """Draw :func:`plot_embedding` for every persona, one row a topic; returns the array of Axes."""
-    axes, panels = _persona_grid(points, sharex=False, sharey=False, height=2.1)
+    axes, panels = persona_grid(points, sharex=False, sharey=False, height=2.1)
     for persona, ax in panels.items():
         own = points[points["persona"] == persona].copy()
         own.attrs["explained"] = (explained or {}).get(persona)
         plot_embedding(own, ax=ax, title=short_name(persona))
-    _label_grid(axes, panels, markerscale=2)
+    label_grid(axes, panels, markerscale=2)
     return axes
 
 
@@ -136,7 +85,7 @@ def plot_detection(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         One row a persona: ``persona, precision, precision_low, precision_high, recall, recall_low, recall_high,
         chance, p_value``; low and high are the 5th and 95th percentile of the runs.
     """
-    ax = ax if ax is not None else _new_axes(7.5, 1.2 + 0.34 * len(table))
+    ax = ax if ax is not None else new_axes(7.5, 1.2 + 0.34 * len(table))
     y = np.arange(len(table))
     for name, colour, marker, shift in (("precision", POSITIVE, "o", -0.14), ("recall", NEGATIVE, "s", 0.14)):
         ax.hlines(y + shift, table[f"{name}_low"], table[f"{name}_high"], color=colour, lw=2, alpha=0.5)
@@ -159,7 +108,7 @@ def plot_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         One row a run: ``persona, kind`` (mixed or null), ``score``.
     """
     personas = list(scores["persona"].unique())
-    ax = ax if ax is not None else _new_axes(7.5, 1.2 + 0.42 * len(personas))
+    ax = ax if ax is not None else new_axes(7.5, 1.2 + 0.42 * len(personas))
     named = scores.assign(runs=scores["kind"].map({"mixed": "true sides", "null": "sides flipped"}))
     sns.boxplot(
         named, y="persona", x="score", hue="runs", hue_order=["true sides", "sides flipped"], order=personas,
@@ -185,7 +134,7 @@ def plot_node_profiles(profiles: pd.DataFrame, *, threshold: float | None = None
     -------
     ndarray of Axes
     """
-    axes, panels = _persona_grid(profiles, sharex=True, sharey=True, height=1.9)
+    axes, panels = persona_grid(profiles, sharex=True, sharey=True, height=1.9)
     for persona, ax in panels.items():
         own = profiles[profiles["persona"] == persona]
         ax.fill_between(own["rank"], own["null_low"], own["null_high"], color=NULL, alpha=0.4, lw=0, label=NULL_LABEL)
@@ -195,7 +144,7 @@ def plot_node_profiles(profiles: pd.DataFrame, *, threshold: float | None = None
                 threshold, color="black", ls="--", lw=0.9, label=f"least share for the node set ({threshold:.0%})"
             )
         ax.set(title=short_name(persona), ylim=(0, 1.02), xlim=(1, own["rank"].max()))
-    _label_grid(axes, panels, xlabel="node, by rank", ylabel="share of runs that selected it")
+    label_grid(axes, panels, xlabel="node, by rank", ylabel="share of runs that selected it")
     return axes
 
 
@@ -214,7 +163,7 @@ def plot_node_map(nodes: pd.DataFrame, n_nodes: int, *, ax: Axes | None = None) 
     for row, persona in enumerate(personas):
         own = nodes[nodes["persona"] == persona]
         image[row, own["node"]] = own["frequency"] * own["sign"]
-    ax = ax if ax is not None else _new_axes(10, 1.1 + 0.28 * len(personas))
+    ax = ax if ax is not None else new_axes(10, 1.1 + 0.28 * len(personas))
     # Short bars and not pixels: a single node of thousands would be too thin to see.
     row, node = np.nonzero(image)
     width = max(1.2, 500 / n_nodes)
@@ -240,7 +189,7 @@ def plot_overlap(table: pd.DataFrame, *, value: str = "jaccard", level: float = 
     image = np.full((len(names), len(names)), np.nan)
     for a, b, shown in zip(table["a"], table["b"], table[value], strict=True):
         image[place[b], place[a]] = shown
-    ax = ax if ax is not None else _new_axes(1.8 + 0.5 * len(names), 1.2 + 0.45 * len(names))
+    ax = ax if ax is not None else new_axes(1.8 + 0.5 * len(names), 1.2 + 0.45 * len(names))
     highest = None if np.isfinite(image).any() else 1
     sns.heatmap(
         image[1:, :-1], ax=ax, cmap="cividis", vmin=0, vmax=highest, square=True, annot=True, fmt=".2f",
@@ -253,46 +202,3 @@ def plot_overlap(table: pd.DataFrame, *, value: str = "jaccard", level: float = 
     ax.set_xticks(np.arange(len(names) - 1) + 0.5, [short_name(name) for name in names[:-1]], rotation=45, ha="right")
     ax.set_yticks(np.arange(len(names) - 1) + 0.5, [short_name(name) for name in names[1:]], rotation=0)
     return ax
-
-
-def _new_axes(width: float, height: float) -> Axes:
-    return plt.figure(figsize=(width, height), layout="constrained").add_subplot()
-
-
-def _persona_grid(
-    table: pd.DataFrame, *, sharex: bool, sharey: bool, height: float
-) -> tuple[np.ndarray, dict[str, Axes]]:
-    """One panel a persona, one row a topic; panels without a persona are hidden."""
-    topics = table.drop_duplicates("persona").groupby("topic", sort=False)["persona"].apply(list)
-    rows = [chunk for personas in topics for chunk in _chunks(personas, 5)]
-    columns = max(map(len, rows))
-    size = (max(4.0, 2.15 * columns), height * len(rows) + 1.0)
-    _, axes = plt.subplots(
-        len(rows), columns, figsize=size, sharex=sharex, sharey=sharey, squeeze=False, layout="constrained"
-    )
-    panels = {}
-    for row, personas in zip(axes, rows, strict=True):
-        for ax in row[len(personas) :]:
-            ax.set_visible(False)
-        panels |= dict(zip(personas, row, strict=False))
-    for ax in panels.values():
-        ax.title.set_fontsize(9)
-        ax.tick_params(labelsize=8)
-    return axes, panels
-
-
-def _label_grid(
-    axes: np.ndarray, panels: dict[str, Axes], *, xlabel: str = "", ylabel: str = "", markerscale: float = 1
-) -> None:
-    """One legend above all panels, and one label for each axis."""
-    figure = axes.flat[0].figure
-    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=4, frameon=False, markerscale=markerscale, fontsize=9
-    )
-    figure.supxlabel(xlabel, fontsize=10)
-    figure.supylabel(ylabel, fontsize=10)
-
-
-def _chunks(names: list[str], size: int) -> Sequence[list[str]]:
-    return [names[i : i + size] for i in range(0, len(names), size)]

@@ -1,0 +1,63 @@
+"""What the figures share: colours, short names, and grids of panels, one a persona.
+
+Colours are from the Okabe–Ito palette, which colour-blind readers can tell apart.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+POSITIVE, NEGATIVE, NULL = "#D55E00", "#0072B2", "#8A8A8A"
+NULL_LABEL = "sides flipped, 5–95 %"
+
+
+def short_name(persona: str) -> str:
+    """A persona's name as it fits beside an axis."""
+    return persona.removeprefix("subscribes-to-").replace("politically-", "")
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """Axes of a figure of its own, sizes in inches."""
+    return plt.figure(figsize=(width, height), layout="constrained").add_subplot()
+
+
+def persona_grid(
+    table: pd.DataFrame, *, sharex: bool, sharey: bool, height: float
+) -> tuple[np.ndarray, dict[str, Axes]]:
+    """One panel a persona, one row a topic; panels without a persona are hidden."""
+    topics = table.drop_duplicates("persona").groupby("topic", sort=False)["persona"].apply(list)
+    rows = [chunk for personas in topics for chunk in _chunks(personas, 5)]
+    columns = max(map(len, rows))
+    size = (max(4.0, 2.15 * columns), height * len(rows) + 1.0)
+    _, axes = plt.subplots(
+        len(rows), columns, figsize=size, sharex=sharex, sharey=sharey, squeeze=False, layout="constrained"
+    )
+    panels = {}
+    for row, personas in zip(axes, rows, strict=True):
+        for ax in row[len(personas) :]:
+            ax.set_visible(False)
+        panels |= dict(zip(personas, row, strict=False))
+    for ax in panels.values():
+        ax.title.set_fontsize(9)
+        ax.tick_params(labelsize=8)
+    return axes, panels
+
+
+def label_grid(
+    axes: np.ndarray, panels: dict[str, Axes], *, xlabel: str = "", ylabel: str = "", markerscale: float = 1
+) -> None:
+    """One legend above all panels, and one label for each axis."""
+    figure = axes.flat[0].figure
+    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=4, frameon=False, markerscale=markerscale, fontsize=9
+    )
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+
+
+def _chunks(names: list[str], size: int) -> Sequence[list[str]]:
+    return [names[i : i + size] for i in range(0, len(names), size)]
