@@ -119,6 +119,7 @@ def plot_thirds(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             )
     ax.set_yticks(place, [short_name(name) for name in table["persona"]])
     ax.set(xlabel="silhouette, last third − larger of first and middle third (95 % interval)")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_ylim(-0.6, len(table) - 0.4)
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     return ax

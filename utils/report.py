@@ -117,7 +117,8 @@ def _judge_thirds(study: Study) -> str:
     return (
         f"{claim}. Here: {model['verdict']} (silhouette, mean over personas: first third {model['first']:.3f}, middle "
         f"{model['middle']:.3f}, last {model['last']:.3f}; last minus the larger of the others {model['d']:.3f}, 95 % interval "
-        f"{model['d_low']:.3f} to {model['d_high']:.3f}); persona by persona: {by_persona}."
+        f"{model['d_low']:.3f} to {model['d_high']:.3f}); persona by persona: {by_persona}. This is about where "
+        "the sides lie furthest apart; whether they lie apart at all, the flipped sides tell."
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures of statements, scans and nodes; those of layers and of sets come from here, too.
+"""Figures of scans and nodes; those of layers, statements and sets come from here, too.
 
 Functions take tables, draw on ``ax`` (or axes of their own) and return Axes. Nothing here computes results or writes
 files. Maps are perceptually uniform, colours those of :mod:`utils.panels`.
@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from utils.embedding_plots import plot_component_pairs, plot_embedding, plot_embeddings, plot_layer_embeddings
 from utils.layer_plots import (
     METRIC_LABELS,
     plot_layer_curve,
@@ -26,11 +27,13 @@ __all__ = [
     "NEGATIVE",
     "NULL",
     "POSITIVE",
+    "plot_component_pairs",
     "plot_detection",
     "plot_embedding",
     "plot_embeddings",
     "plot_layer_curve",
     "plot_layer_curves",
+    "plot_layer_embeddings",
     "plot_layer_heatmap",
     "plot_metric_map",
     "plot_metric_maps",
@@ -43,37 +46,6 @@ __all__ = [
     "plot_venn",
     "short_name",
 ]
-
-
-def plot_embedding(points: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw statements in two dimensions, coloured by direction.
-
-    Parameters
-    ----------
-    points
-        As :func:`utils.layers.reduce` returns them.
-    """
-    ax = ax if ax is not None else new_axes(4, 3.6)
-    for direction, colour, marker in (("negative", NEGATIVE, "o"), ("positive", POSITIVE, "^")):
-        side = points[points["direction"] == direction]
-        ax.scatter(side["x1"], side["x2"], s=13, color=colour, marker=marker, alpha=0.65, lw=0, label=direction)
-    explained = points.attrs.get("explained")
-    names = [f"PC{i + 1} ({share:.0%})" for i, share in enumerate(explained)] if explained else ["x1", "x2"]
-    ax.set(xticks=[], yticks=[], title=title)
-    ax.set_xlabel(names[0], fontsize=8)
-    ax.set_ylabel(names[1], fontsize=8)
-    return ax
-
-
-def plot_embeddings(points: pd.DataFrame, *, explained: dict[str, list[float]] | None = None) -> np.ndarray:
-    """Draw :func:`plot_embedding` for every persona, one row a topic; returns the array of Axes."""
-    axes, panels = persona_grid(points, sharex=False, sharey=False, height=2.1)
-    for persona, ax in panels.items():
-        own = points[points["persona"] == persona].copy()
-        own.attrs["explained"] = (explained or {}).get(persona)
-        plot_embedding(own, ax=ax, title=short_name(persona))
-    label_grid(axes, panels, markerscale=2)
-    return axes
 
 
 def plot_detection(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
