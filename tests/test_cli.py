@@ -220,7 +220,7 @@ def test_help_has_examples(command):
         assert option in out
     for option in ("--batch-size --seed --runs --score --tail --contrast --scan --scan-layers --permutations").split():
         assert option in out
-    assert {"study", "info"} <= set(command("--help")[1].replace("│", " ").split())
+    assert {"study", "info", "compare"} <= set(command("--help")[1].replace("│", " ").split())
 
 
 def test_info_prints_the_anatomy(command):
@@ -264,3 +264,9 @@ def test_the_command_in_a_process_of_its_own(tmp_path):
         [*words, "--out", str(tmp_path)], cwd=DATA.parent, capture_output=True, text=True, check=False, timeout=120
     )
     check_refusal((done.returncode, done.stdout, done.stderr), "did you mean openness")
+
+
+def test_compare_wants_two_studies(command, tmp_path):
+    status, _, err = command("compare", str(tmp_path), str(tmp_path / "other"))
+    assert status == 2
+    assert "holds no finished study" in err

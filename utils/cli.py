@@ -35,6 +35,8 @@ EXAMPLES = """
 `personascope study --activations arrays/` — start from .npy arrays, one a persona and direction
 
 `personascope study --score hc --tail left` — another scan; activations are not computed again
+
+`personascope compare output/one output/other --out output/both` — studies side by side
 """
 
 
@@ -120,6 +122,20 @@ def study(
     result = run_study(out or _default_folder(config), config)
     typer.echo(result_table(result).to_string(index=False, float_format="{:.3f}".format))
     typer.echo(f"\nlayer {result.best_layer} was scanned; open {result.folder / 'report.html'}")
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Two or more study folders.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for tables, figures and comparison.html.")] = None,
+) -> None:
+    """Put several studies side by side: models, or statements."""
+    from utils.comparison import run_compare
+    from utils.comparison_tables import comparison_table
+
+    typer.echo(comparison_table(run_compare(folders, out)))
+    if out is not None:
+        typer.echo(f"\nopen {out / 'comparison.html'}")
 
 
 @app.command()
