@@ -220,7 +220,7 @@ def test_help_has_examples(command):
         assert option in out
     for option in ("--batch-size --seed --runs --score --tail --contrast --scan --scan-layers --permutations").split():
         assert option in out
-    assert {"study", "info", "compare"} <= set(command("--help")[1].replace("│", " ").split())
+    assert {"study", "info", "compare", "patch", "mask"} <= set(command("--help")[1].replace("│", " ").split())
 
 
 def test_info_prints_the_anatomy(command):

@@ -1,3 +1,6 @@
+import json
+
+import pandas as pd
 import pytest
 
 from utils.questions import load_identities, load_questions
@@ -22,6 +25,7 @@ def test_questions(tmp_path):
         (QUESTIONS + "x-2,sums,2 + 2?,1,2,4,D\n", r"line 3 has 7 fields where the header has 8"),
         (QUESTIONS.replace("answer", "key"), r"no column answer; found: id, subject"),
         ("", r"the file is empty"),
+        ("1 + 1?,1,2,3,4,B\n2 + 2?,1,2,3,4,E\n", r"line 2: answer must be A, B, C or D, not 'E'"),
     ],
 )
 def test_broken_questions(tmp_path, text, message):
@@ -58,3 +62,64 @@ def write(folder, text):
     path = folder / "table.csv"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+BARE = '"Which of these is even, 3, 5, 8?",3,5,8,none,C\n1 + 1?,1,2,3,4,B\n'
+LINES = '{"question": "1 + 1?", "subject": "sums", "choices": ["1", "2", "3", "4"], "answer": 1}\n'
+
+
+def test_csv_without_a_header(tmp_path):
+    path = tmp_path / "high_school_sums_test.csv"
+    path.write_text(BARE, encoding="utf-8")
+    frame = load_questions(path)
+    assert frame["id"].tolist() == ["high_school_sums-0001", "high_school_sums-0002"]
+    assert frame.iloc[0, 1:].tolist() == [
+        "high_school_sums", "Which of these is even, 3, 5, 8?", "3", "5", "8", "none", "C",
+    ]  # fmt: skip
+
+
+def test_jsonl_with_the_place_or_the_letter_of_the_answer(tmp_path):
+    lettered = LINES.replace('"answer": 1', '"answer": "D", "id": "x"')
+    frame = load_questions(write(tmp_path, LINES + "\n" + lettered.replace('"id": "x"', '"id": "y"')))
+    assert frame["answer"].tolist() == ["B", "D"]
+    assert frame.iloc[0].tolist()[1:] == ["sums", "1 + 1?", "1", "2", "3", "4", "B"]
+
+
+def test_the_three_forms_of_a_question_are_read_alike(tmp_path):
+    bare = load_questions(write(tmp_path, BARE.splitlines(keepends=True)[1])).assign(subject="sums", id="x-1")
+    with_header = load_questions(write(tmp_path, QUESTIONS))
+    (tmp_path / "lines").mkdir()
+    lines = load_questions(write(tmp_path / "lines", LINES)).assign(id="x-1")
+    assert bare.equals(with_header)
+    assert lines.equals(with_header)
+
+
+def test_parquet_as_the_hub_has_it(tmp_path, monkeypatch):
+    path = tmp_path / "test-00000-of-00001.parquet"
+    pd.DataFrame([json.loads(LINES)]).to_parquet(path)
+    asked = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **_: asked.append(args) or str(path))
+    assert load_questions("cais/mmlu/anatomy")["answer"].tolist() == ["B"]
+    assert load_questions("cais/mmlu").equals(load_questions(path))
+    assert [args[1].split("/")[0] for args in asked] == ["anatomy", "all"]
+
+
+def test_hub_questions_without_a_network():
+    with pytest.raises(FileNotFoundError, match="nor can they be fetched"):
+        load_questions("cais/mmlu/no-such-subject-here")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LINES + "{\n", r"line 2 is not JSON"),
+        (LINES + "\n[1]\n", r"line 3 is not an object"),
+        (LINES.replace('"choices"', '"options"'), r"line 1 has no 'choices'; found: question, subject, options"),
+        (LINES.replace(', "4"', ""), r"line 1: choices must be four options"),
+        (LINES.replace('"answer": 1', '"answer": 4'), r"line 1: answer must be A, B, C or D, not '4'"),
+        (LINES.replace('"3"', '" "'), r"line 1: the C is empty"),
+    ],
+)
+def test_broken_jsonl(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        load_questions(write(tmp_path, text))

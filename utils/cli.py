@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from utils.choices import ContrastName, Position, Role, ScanName, ScoreName, Tail
+from utils.mask_cli import mask_app
+from utils.patch_cli import EXAMPLES as PATCH_EXAMPLES
+from utils.patch_cli import patch
 
 app = typer.Typer(
     add_completion=False,
@@ -18,6 +21,7 @@ app = typer.Typer(
     help="Where and how personas live inside decoder-only language models.",
 )
 
+app.add_typer(mask_app, name="mask")
 
 _INTERRUPTED = 130
 
@@ -177,6 +181,9 @@ def info(
         "fingerprint": lm.fingerprint,
     }.items():
         typer.echo(f"{name:>15}  {value}")
+
+
+app.command(epilog=PATCH_EXAMPLES)(patch)
 
 
 def main() -> None:

@@ -1,0 +1,76 @@
+"""Time what masks take on the default model: calibration, both contrastive masks, applying, switching, and the file.
+
+Run ``uv run python benchmarks/bench_subnetworks.py [--statements 80] [--sparsity 0.5]``. Memory is the peak of the process
+above what it held with the model loaded.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from utils.models import load_model
+from utils.statements import load_statements
+from utils.subnetworks import calibrate, contrastive_masks
+
+T = TypeVar("T")
+
+BUILD_SECONDS, APPLY_SECONDS, SIZE_RATIO = 60, 1.0, 1.05
+
+
+def timed(run: Callable[[], T]) -> tuple[T, float]:
+    started = time.perf_counter()
+    return run(), time.perf_counter() - started
+
+
+def show(what: str, value: float, target: float, unit: str = "s") -> None:
+    verdict = "met" if value <= target else "missed"
+    print(f"{what:44s} {value:9.2f} {unit:5s} target {target:g} {verdict}")
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--persona", default="extraversion")
+    parser.add_argument("--statements", type=int, default=80, help="of each side")
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    arguments = parser.parse_args()
+    lm = load_model(arguments.model)
+    frame = load_statements(personas=[arguments.persona])
+    sides = [frame[frame["direction"] == side].head(arguments.statements) for side in ("positive", "negative")]
+    before = peak_mb()
+    calibration, calibrating = timed(lambda: calibrate(lm, *sides, progress=False))
+    print(f"calibration: {sum(calibration.n_tokens.values())} tokens, {len(calibration.linears)} linear layers")
+    options = {"sparsity": arguments.sparsity, "progress": False}
+    for score in ("softplus", "relu", "disjoint"):
+        masks, building = timed(lambda score=score: contrastive_masks(lm, calibration, score=score, **options))
+        show(f"calibration + both masks ({score})", calibrating + building, BUILD_SECONDS)
+    (a, b), weights = masks, masks[0].table()["weights"].sum()
+    fingerprint = lm.fingerprint
+    for _ in range(2):
+        context = a.applied(lm)
+        active, applying = timed(context.__enter__)
+        _, switching = timed(lambda active=active: active.switch(b))
+        _, leaving = timed(lambda context=context: context.__exit__(None, None, None))
+    show("apply", applying, APPLY_SECONDS)
+    show("switch", switching, APPLY_SECONDS)
+    show("leave", leaving, APPLY_SECONDS)
+    print(f"the model is as it was: {lm.fingerprint == fingerprint}")
+    with tempfile.TemporaryDirectory() as folder:
+        a.save(Path(folder) / "mask.safetensors")
+        size = (Path(folder) / "mask.safetensors").stat().st_size
+    show("file, of one bit a weight", 8 * size / weights, SIZE_RATIO, "times")
+    print(
+        f"peak memory above the loaded model: {peak_mb() - before:.0f} MB ({4 * weights / 2**20:.0f} MB of weights covered)"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+import json
+
+import pandas as pd
+import pytest
+import typer
+from patched import LONGER, make_questions, make_wide
+from typer.testing import CliRunner
+
+from utils.patch_cli import patch
+from utils.patch_figures import write_figures
+from utils.patch_study import flip_summary, run_patching
+
+IDENTITIES = pd.DataFrame(
+    {"identity": ["nurse", "purse", "cats", "dogs"], "group": ["race-and-colour"] * 2 + ["b"] * 2}
+)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    out = tmp_path_factory.mktemp("patching") / "run"
+    options = {"n_questions": 3, "identities": IDENTITIES, "progress": False}
+    return run_patching(make_wide(), *LONGER, make_questions(5), out, **options)
+
+
+def test_every_table_is_on_disk(result):
+    names = {path.stem for path in result.folder.glob("*.parquet")}
+    assert names == set(result.tables) >= {"answers", "questions", "cells", "grid", "heads", "claims", "groups"}
+    for name, table in result.tables.items():
+        assert len(pd.read_parquet(result.folder / f"{name}.parquet")) == len(table) > 0
+    assert not list(result.folder.glob(".*"))
+
+
+def test_the_configuration_is_there(result):
+    record = json.loads((result.folder / "patching.json").read_text())
+    assert record["prompts"] == ["You are a nurse.", "You are a very careless student."]
+    assert (record["n_questions"], record["n_asked"], record["layers"]) == (3, 5, None)
+
+
+def test_exact_and_approximate_grids_have_the_same_cells(result):
+    keys = ["component", "layer", "segment", "fallback"]
+    grid, approximate = (result.tables[name][keys] for name in ("grid", "attribution"))
+    assert len(grid.merge(approximate)) == len(grid)
+    assert result.tables["agreement"].query("component == 'all'")["n_cells"].sum() == len(grid)
+
+
+def test_figures_are_written(result):
+    written = write_figures(result)
+    kinds = 5 * result.tables["grid"]["fallback"].nunique()
+    assert len(written) == kinds + 1
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    assert result.folder / "group_attention.png" in written
+
+
+def test_summary_of_answers():
+    answers = pd.DataFrame(
+        {"id": ["x", "y"] * 2, "identity": ["a", "a", "b", "b"], "answer": list("ABAC"), "correct": [True, False] * 2}
+    )
+    table = flip_summary(answers.assign(letter_mass=0.5))
+    assert table[["identity", "accuracy", "changed"]].to_numpy().tolist() == [["a", 0.5, 0.5], ["b", 0.5, 0.5]]
+
+
+def test_the_command(tmp_path, monkeypatch):
+    lm = make_wide()
+    monkeypatch.setattr("utils.models.load_model", lambda *_args, **_options: lm)
+    make_questions(4).to_csv(tmp_path / "q.csv", index=False)
+    IDENTITIES.to_csv(tmp_path / "i.csv", index=False)
+    app = typer.Typer()
+    app.command("patch")(patch)
+    options = ["--source", "very careless student", "--base", "nurse", "--n", "2", "--out", str(tmp_path / "out")]
+    files = ["--questions", str(tmp_path / "q.csv"), "--identities", str(tmp_path / "i.csv")]
+    done = CliRunner().invoke(app, options + files, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "agreement" in done.output
+    assert "spearman" in done.output
+    assert "tables and" in done.output
+    assert (tmp_path / "out" / "grid.png").exists() or (tmp_path / "out" / "grid-fallback.png").exists()
+
+
+def test_the_command_refuses_before_loading_anything(monkeypatch, unchecked):
+    monkeypatch.setattr("utils.models.load_model", lambda *_args, **_options: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=r"unknown segments \['end'\]"):
+        patch(segments="end")

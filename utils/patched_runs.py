@@ -1,0 +1,206 @@
+"""Many patches of one prompt: rows of few forward passes, each from the layer below its patch."""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from utils.alignment import Pair
+from utils.batches import Prefix
+from utils.choices import Component, Segment
+from utils.clean_runs import CleanRun
+from utils.components import hook_component, start_at
+from utils.models import LanguageModel
+from utils.next_token import logits_at
+
+# Tokens a forward pass: on a CPU more gain nothing, a GPU wants more.
+_CPU_TOKENS, _GPU_TOKENS = 1024, 16384
+# Reusing keys and values costs a copy of them: it pays where at least this share of the tokens need not be run.
+_SMALLEST_SHARE = 0.25
+# A pass with less than this part of the allowed tokens is small.
+_SMALL = 16
+
+Read = Callable[[torch.Tensor], np.ndarray]
+Places = dict[Segment, tuple[list[int], list[int]]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One patch of a grid; ``head`` is -1 but for the component ``heads``."""
+
+    component: Component
+    layer: int
+    segment: Segment
+    head: int = -1
+
+    @property
+    def start(self) -> int:
+        """The last layer whose residual stream is still that of the base run (with ``resid``, is the one replaced)."""
+        return self.layer if self.component == "resid" else self.layer - 1
+
+
+def run_cells(
+    lm: LanguageModel,
+    pair: Pair,
+    base: CleanRun,
+    source: CleanRun,
+    cells: Sequence[Cell],
+    read: Read,
+    *,
+    max_tokens: int | Literal["auto"] = "auto",
+) -> tuple[Float[np.ndarray, "cell measure"], Float[np.ndarray, "cell measure"]]:
+    """Measures of the last token's logits under each patch by itself.
+
+    Parameters
+    ----------
+    base, source
+        Clean runs of the pair's prompts with ``resid`` and the cells' components, and ``attn`` where there are heads.
+    read
+        Turns logits (row, vocabulary) into measures (row, measure).
+    max_tokens
+        Bound on rows × tokens of a forward pass; one row always goes.
+
+    Returns
+    -------
+    total, direct
+        Under the whole patch, and where only what it adds to the last token's final residual stream is changed.
+
+    Notes
+    -----
+    With ``max_tokens=1`` and a segment that begins in the first quarter of the prompt, a pass has the shape of the
+    clean run, and a patch that changes nothing gives its logits bit for bit.
+    """
+    if max_tokens == "auto":
+        max_tokens = _CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS
+    length = len(pair.base.ids)
+    places: Places = {cell.segment: pair.places(cell.segment) for cell in cells}
+    reused = {segment: _reusable(to, length) for segment, (to, _) in places.items()}
+    prefixes = {first: _run_prefix(lm, pair.base.ids[:first]) for first in set(reused.values())}
+    unchanged = read(base.logits[None])[0]
+    total, direct = np.tile(unchanged, (len(cells), 1)), np.tile(unchanged, (len(cells), 1))
+
+    final: list[tuple[int, torch.Tensor]] = []
+    for first, rows in _batch_cells(cells, reused, length, max_tokens):
+        own = [cells[row] for row in rows]
+        logits, changes = _run_together(lm, base, source, own, places, prefixes[first])
+        total[rows] = read(logits)
+        final += [(row, change) for row, change in zip(rows, changes, strict=True) if change is not None]
+    for i in range(0, len(final), max_tokens):
+        part = [row for row, _ in final[i : i + max_tokens]]
+        direct[part] = read(_finish(lm, base, [change for _, change in final[i : i + max_tokens]]))
+    return total, direct
+
+
+def _batch_cells(
+    cells: Sequence[Cell], reused: dict[Segment, int], length: int, max_tokens: int
+) -> list[tuple[int, list[int]]]:
+    """Cells that run together: how many tokens are reused, and places in ``cells``.
+
+    They begin at the same layer, except where a pass would be so small that reading the weights is most of its work.
+    """
+    batches: list[tuple[int, list[int]]] = []
+    for row in sorted(range(len(cells)), key=lambda row: (reused[cells[row].segment], cells[row].start)):
+        first = reused[cells[row].segment]
+        if batches and batches[-1][0] == first:
+            held = batches[-1][1]
+            is_full = (len(held) + 1) * length > max_tokens
+            is_small = len(held) * (length - first) * _SMALL < max_tokens
+            if not is_full and (cells[held[0]].start == cells[row].start or is_small):
+                held.append(row)
+                continue
+        batches.append((first, [row]))
+    return batches
+
+
+def _reusable(places: list[int], length: int) -> int:
+    """How many tokens come before any change, where they are worth reusing."""
+    first = min(places, default=0)
+    return first if first >= _SMALLEST_SHARE * length else 0
+
+
+def _run_prefix(lm: LanguageModel, ids: tuple[int, ...]) -> Prefix:
+    if not ids:
+        return Prefix()
+    given = torch.tensor([ids], device=lm.device)
+    with torch.inference_mode():
+        output = lm.decoder(input_ids=given, attention_mask=torch.ones_like(given), use_cache=True)
+    cache = getattr(output, "past_key_values", None)
+    # Recurrent states and other caches cannot be handed to several rows.
+    return Prefix(ids, cache) if hasattr(cache, "batch_repeat_interleave") else Prefix()
+
+
+def _run_together(
+    lm: LanguageModel,
+    base: CleanRun,
+    source: CleanRun,
+    cells: list[Cell],
+    places: Places,
+    prefix: Prefix,
+) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    """Logits of a row a cell, and what each patch adds to the last token's residual stream by itself, if anything."""
+    first, length, start = len(prefix.ids), len(base.prompt.ids), min(cell.start for cell in cells)
+    by_component: dict[Component, dict[int, list[int]]] = {}
+    for row, cell in enumerate(cells):
+        by_component.setdefault(cell.component, {}).setdefault(cell.layer, []).append(row)
+    changes: list[torch.Tensor | None] = [_last_change(base, source, cell, length, places) for cell in cells]
+
+    def replace(component: Component, layer: int, value: torch.Tensor) -> torch.Tensor:
+        changed = value.clone()
+        for row in by_component[component][layer]:
+            to, taken = places[cells[row].segment]
+            at = [place - first for place in to]
+            new = source.values[component][layer][taken]
+            if component == "heads":
+                changed[row, at, cells[row].head] = new[:, cells[row].head]
+            else:
+                changed[row, at] = new
+        return changed
+
+    def watch(layer: int, value: torch.Tensor) -> None:
+        for row in by_component["heads"][layer]:
+            if length - 1 in places[cells[row].segment][0]:
+                changes[row] = value[row, -1] - base.values["attn"][layer][-1]
+
+    ids = torch.tensor([base.prompt.ids[first:]], device=lm.device).expand(len(cells), -1)
+    last = torch.full((len(cells),), ids.shape[1] - 1)
+    with torch.inference_mode(), ExitStack() as stack:
+        hidden = base.values["resid"][start][first:].expand(len(cells), -1, -1)
+        stack.enter_context(start_at(lm, start, hidden))
+        for component, layers in by_component.items():
+            stack.enter_context(hook_component(lm, component, list(layers), partial(replace, component)))
+        if "heads" in by_component and "attn" in base.values:
+            stack.enter_context(hook_component(lm, "attn", list(by_component["heads"]), watch))
+        logits = logits_at(lm, ids, last, **_go_on_from(prefix, ids))
+    return logits, changes
+
+
+def _go_on_from(prefix: Prefix, ids: torch.Tensor) -> dict[str, Any]:
+    if not prefix.ids:
+        return {"attention_mask": torch.ones_like(ids)}
+    # A copy, as the pass appends to what it is given.
+    cache = copy.deepcopy(prefix.cache)
+    cache.batch_repeat_interleave(len(ids))
+    mask = ids.new_ones(len(ids), len(prefix.ids) + ids.shape[1])
+    return {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
+
+
+def _last_change(base: CleanRun, source: CleanRun, cell: Cell, length: int, places: Places) -> torch.Tensor | None:
+    if length - 1 not in places[cell.segment][0] or cell.component == "heads":
+        return None
+    return source.values[cell.component][cell.layer][-1] - base.values[cell.component][cell.layer][-1]
+
+
+def _finish(lm: LanguageModel, base: CleanRun, changes: list[torch.Tensor]) -> torch.Tensor:
+    """Logits where the last token's final residual stream is changed and nothing else."""
+    with torch.inference_mode():
+        final = base.values["resid"][lm.n_layers][-1]
+        hidden = torch.stack([final + change.to(final.device) for change in changes])[:, None]
+        ids = torch.tensor([base.prompt.ids[-1:]], device=lm.device).expand(len(changes), -1)
+        with start_at(lm, lm.n_layers, hidden):
+            return logits_at(lm, ids, torch.zeros(len(changes), dtype=torch.long), attention_mask=torch.ones_like(ids))

@@ -1,0 +1,117 @@
+"""Exactly the k largest of many scores, block by block and in a fixed order.
+
+Scores are 0 or more; a score below 0 marks what may not be chosen. Ties go by a second score, and ties of that to what
+comes first. Nothing here holds more than a few blocks.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+# A block of scores and of second scores, of one shape, (row, column) float64.
+Block = tuple[torch.Tensor, torch.Tensor]
+Blocks = Callable[[], Iterator[Block]]
+
+_DIGIT = 21  # three times makes the 63 bits of a float64 without a sign
+
+
+def keep_count(n: int, sparsity: float) -> int:
+    """How many of n are kept: (1 − sparsity)·n, rounded down, so that two masks of half the weights can be disjoint."""
+    return math.floor((1 - sparsity) * n + 1e-9)
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise a ValueError unless the sparsity is in [0, 1)."""
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must be in [0, 1), not {sparsity}: it is the share of weights that is cut.")
+
+
+def keep_rows(scores: torch.Tensor, seconds: torch.Tensor, k: int) -> torch.Tensor:
+    """The k largest of each row.
+
+    Parameters
+    ----------
+    scores, seconds
+        (row, column) float64.
+
+    Returns
+    -------
+    Tensor
+        (row, column) bool, k true in each row.
+    """
+    if k == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    if k == scores.shape[1]:
+        return torch.ones_like(scores, dtype=torch.bool)
+    at = _kth_of_rows(scores, k)
+    kept, tied = scores > at, scores == at
+    missing = k - kept.sum(1)
+    crowded = torch.nonzero(tied.sum(1) > missing)[:, 0]
+    kept |= tied
+    if len(crowded):
+        kept[crowded] = (scores[crowded] > at[crowded]) | _break_ties(tied[crowded], seconds[crowded], missing[crowded])
+    return kept
+
+
+def keep_all(blocks: Blocks, k: int) -> Iterator[torch.Tensor]:
+    """The k largest over all blocks, as one (row, column) bool a block; the blocks are made anew several times."""
+    if k == 0:
+        yield from (torch.zeros_like(scores, dtype=torch.bool) for scores, _ in blocks())
+        return
+    at, missing, n_tied = _kth(lambda: (scores.reshape(-1) for scores, _ in blocks()), k)
+    second, left = -1.0, missing
+    if missing < n_tied:
+        second, left, _ = _kth(lambda: (seconds[scores == at] for scores, seconds in blocks()), missing)
+    for scores, seconds in blocks():
+        tied = scores == at
+        last = tied & (seconds == second)
+        chosen = last & (last.reshape(-1).cumsum(0).reshape(last.shape) <= left)
+        left -= int(chosen.sum())
+        # Where all that tie are kept, the second score does not matter.
+        yield (scores > at) | (tied if missing == n_tied else (tied & (seconds > second)) | chosen)
+
+
+def _kth_of_rows(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """The k-th largest of each row, (row, 1)."""
+    place = scores.shape[1] - k
+    if scores.device.type == "cpu":
+        # Several times faster than torch.kthvalue.
+        return torch.from_numpy(np.partition(scores.numpy(), place, axis=1)[:, place : place + 1])
+    return scores.kthvalue(place + 1, dim=1, keepdim=True).values
+
+
+def _break_ties(tied: torch.Tensor, seconds: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+    """Of what ties, the ``missing`` (row,) with the largest second scores, first come first."""
+    kept = torch.zeros_like(tied)
+    # As a rule an input's score is 0 in all rows, and all miss as many.
+    for count in missing.unique():
+        rows = missing == count
+        values = torch.where(tied[rows], seconds[rows], -1.0)
+        at = _kth_of_rows(values, int(count))
+        above, equal = values > at, values == at
+        kept[rows] = above | (equal & (equal.cumsum(1) <= count - above.sum(1, keepdim=True)))
+    return kept
+
+
+def _kth(values: Callable[[], Iterator[torch.Tensor]], k: int) -> tuple[float, int, int]:
+    """The k-th largest value of 0 or more, how many of its equals are among the k, and how many there are.
+
+    A radix search: bits of floating-point numbers without a sign are in the order of the numbers.
+    """
+    prefix, missing, n_equal = 0, k, 0
+    for shift in (2 * _DIGIT, _DIGIT, 0):
+        counts = torch.zeros(1 << _DIGIT, dtype=torch.long)
+        for value in values():
+            # Adding 0 makes 0 of -0; what may not be chosen has a sign and is below every prefix.
+            bits = (value + 0.0).view(torch.int64)
+            bits = bits[(bits >> (shift + _DIGIT)) == prefix] if shift < 2 * _DIGIT else bits[bits >= 0]
+            digits = (bits >> shift) & ((1 << _DIGIT) - 1)
+            counts += torch.bincount(digits, minlength=1 << _DIGIT).cpu()
+        from_top = counts.flip(0).cumsum(0)
+        place = int(torch.searchsorted(from_top, torch.tensor(missing)))
+        n_equal = int(counts.flip(0)[place])
+        missing -= int(from_top[place]) - n_equal
+        prefix = (prefix << _DIGIT) | ((1 << _DIGIT) - 1 - place)
+    return float(np.int64(prefix).view(np.float64)), missing, n_equal
