@@ -1,8 +1,10 @@
 """Time the exact layer x segment x component grid against one full forward pass a cell, and compare the numbers.
 
 Run ``uv run python benchmarks/bench_patch.py [--questions 20] [--layer-step 3] [--model PATH]``. The plain way runs all
-questions of a cell together as one padded batch from the first block, and returns logits of the last tokens only, so
-that it is not slow for want of either. Times are of this machine at this moment; the ratio is what can be compared.
+questions of a cell together, as one padded batch, through the whole model. It is timed twice: as ``model(ids)`` is, with
+logits of every token, which the target is for, and with those of the last tokens only. Before the persona nothing differs
+and ``patch`` runs nothing, so that those cells are left out. Times are of this machine at this moment; the ratio is what
+can be compared. Where other programs keep the cores busy, set ``OMP_NUM_THREADS=1``.
 """
 
 import argparse
@@ -29,7 +31,9 @@ TARGET, TOLERANCE = 4.0, 1e-4
 COMPONENTS = ("resid", "attn", "mlp")
 
 
-def patch_plainly(lm: LanguageModel, pairs: list[Pair], tokens: Sequence[int], cells: list[Cell]) -> np.ndarray:
+def patch_plainly(
+    lm: LanguageModel, pairs: list[Pair], tokens: Sequence[int], cells: list[Cell], *, every_token: bool
+) -> np.ndarray:
     """The m of every cell and question, (cell, question): the source's values kept once, then one full pass a cell."""
     sources = [run_clean(lm, pair.source, COMPONENTS) for pair in pairs]
     ids, mask = pad_right([pair.base.ids for pair in pairs], lm.device)
@@ -48,7 +52,11 @@ def patch_plainly(lm: LanguageModel, pairs: list[Pair], tokens: Sequence[int], c
             return changed
 
         with torch.inference_mode(), hook_component(lm, cell.component, [cell.layer], replace):
-            logits = logits_at(lm, ids, last, attention_mask=mask)
+            if every_token:
+                whole = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                logits = whole[torch.arange(len(pairs)), last]
+            else:
+                logits = logits_at(lm, ids, last, attention_mask=mask)
         found[at] = [float(logits[row, a] - logits[row, b]) for row, (a, b) in enumerate(letters)]
     return found
 
@@ -75,17 +83,21 @@ def main() -> None:
     started = time.perf_counter()
     table = patch_questions(lm, arguments.base, arguments.source, questions, cells)
     fast = time.perf_counter() - started
-    started = time.perf_counter()
-    plain = patch_plainly(lm, pairs, tokens, cells)
-    slow = time.perf_counter() - started
-
-    apart = np.abs(table["m_patched"].to_numpy().reshape(len(pairs), len(cells)).T - plain).max()
+    found = table["m_patched"].to_numpy().reshape(len(pairs), len(cells)).T
     print(
         f"{lm.name}: {len(cells)} cells ({arguments.segments}), {len(pairs)} questions, {torch.get_num_threads()} threads"
     )
-    print(f"one full pass a cell {slow:.1f} s, patch {fast:.1f} s: {slow / fast:.2f} times faster, target {TARGET:.0f}")
+    print(f"patch {fast:.1f} s")
+    ratios, apart = {}, 0.0
+    for every_token in (True, False):
+        started = time.perf_counter()
+        plain = patch_plainly(lm, pairs, tokens, cells, every_token=every_token)
+        slow = time.perf_counter() - started
+        ratios[every_token], apart = slow / fast, max(apart, float(np.abs(found - plain).max()))
+        name = "every token's" if every_token else "the last token's"
+        print(f"one full pass a cell, {name} logits: {slow:.1f} s, {slow / fast:.2f} times patch's")
     print(f"largest difference of m {apart:.1e} logits, tolerance {TOLERANCE:.0e}")
-    print("met" if slow / fast >= TARGET and apart <= TOLERANCE else "missed")
+    print(f"{'met' if ratios[True] >= TARGET and apart <= TOLERANCE else 'missed'}: target {TARGET:.0f} times")
 
 
 if __name__ == "__main__":

@@ -43,15 +43,22 @@ def test_what_was_not_planted_is_not_supported(mlp, verdict):
     assert check(mlp, [0, 0, 0])["verdict"][0] == verdict
 
 
-def test_flipped_questions_decide_where_there_are_any():
+def test_the_kind_of_question_decides_of_which_there_are_more():
     flipped = make_cells({"mlp": [0.3, 0, 0], "attn": [0, 0, 0]})
     others = make_cells({"mlp": [0, 0, 0.3], "attn": [0, 0, 0]}, fallback=True).assign(
         question=lambda t: t["question"] + 99
     )
-    table = check_thirds(pd.concat([flipped, others]), 9)
+    table = check_thirds(pd.concat([flipped, others]), 9)  # As many of both.
     assert table["verdict"][0] == "supported"
     assert (table["fallback"] == False).all()  # noqa: E712
-    assert check_thirds(others, 9)["fallback"].all()
+    few = flipped[flipped["question"] < 10]
+    assert check_thirds(pd.concat([few, others]), 9)["fallback"].all()
+
+
+def test_few_questions_decide_nothing():
+    table = check([0.3, 0.1, 0.0], [0.0, 0.2, 0.1], n=4)
+    assert table["verdict"].tolist() == ["mixed", "mixed"]
+    assert table["d_low"].isna().all()
 
 
 def test_thirds_that_were_not_patched():

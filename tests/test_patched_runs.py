@@ -46,7 +46,7 @@ def test_a_run_patched_with_itself_does_not_change_in_a_bit(kind):
     lm = make_wide(kind)
     pair, base, _ = prepare(lm)
     itself = Pair("q", pair.base, pair.base)
-    cells = list_cells(lm, COMPONENTS, None, ["persona", "all"])
+    cells = list_cells(lm, COMPONENTS, None, ["all"])
     total, direct = run_cells(lm, itself, base, base, cells, whole, max_tokens=1)
     assert (total == whole(base.logits)).all()
     np.testing.assert_allclose(direct, np.tile(whole(base.logits), (len(cells), 1)), atol=1e-5)

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from utils.choice_prompts import LETTERS
-from utils.resampling import interval, resample_weights
+from utils.resampling import FEWEST, interval, resample_weights
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ def summarise_cells(
         One row a cell, flipped and fallback questions apart: ``effect`` = Σ(m_patched − m_base) / Σ(m_source − m_base),
         ``direct`` and ``indirect`` (which is effect − direct), each with ``_low`` and ``_high``; the means
         ``logit_difference`` (m_patched) and ``logit_difference_change`` (m_patched − m_base), ``kl_base``, ``kl_source``.
-        Effects are NaN where the denominator is not above rounding, which is logged.
+        Effects are NaN where the denominator is not above rounding, which is logged, and intervals where there are fewer
+        than five questions.
     """
     tables = []
     for fallback, own in cells.groupby("fallback", sort=False):
@@ -129,7 +130,7 @@ def summarise_cells(
 
 
 def _ratio_of_sums(values: np.ndarray, shift: np.ndarray, weights: np.ndarray) -> Sequence[np.ndarray]:
-    """Σ values / Σ shift of each cell, and the interval over resampled questions; with one question there is none."""
+    """Σ values / Σ shift of each cell, and the interval over resampled questions."""
     nothing = np.full(len(values), np.nan)
     if shift.mean() < _SMALLEST_SHIFT:
         logger.warning(
@@ -138,7 +139,7 @@ def _ratio_of_sums(values: np.ndarray, shift: np.ndarray, weights: np.ndarray) -
         )
         return nothing, nothing, nothing
     point = values.sum(axis=1) / shift.sum()
-    if len(shift) == 1:
+    if len(shift) < FEWEST:
         return point, nothing, nothing
     low, high = interval((weights @ values.T) / (weights @ shift)[:, None])
     return point, low, high

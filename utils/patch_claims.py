@@ -10,7 +10,8 @@ Fixed in advance, and as in :mod:`utils.thirds` by the thirds of the blocks' rel
 
 d is the third's mean effect minus the larger of the other two. Claims 1 and 2 are *supported* where both d and the effect
 have 95 % intervals (bootstrap over questions, all layers of a question together) above 0, *not supported* where one of
-them lies below 0 or the effect's includes 0, else *mixed*. Claim 3 is *supported* where p_adjusted ≤ 0.05 for at least one
+them lies below 0 or the effect's includes 0, else *mixed*. With fewer than five questions there is no interval, and the
+answer is *mixed*. Claim 3 is *supported* where p_adjusted ≤ 0.05 for at least one
 head, else *not supported*. With few questions much is mixed, and absence of evidence is no more than that.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from utils.choices import Component, Segment, Verdict
-from utils.resampling import interval, resample_weights
+from utils.resampling import FEWEST, interval, resample_weights
 
 THIRDS = ("first", "middle", "last")
 CLAIMS: tuple[tuple[str, Component, Segment, str], ...] = (
@@ -35,8 +36,8 @@ def check_thirds(
     Parameters
     ----------
     cells
-        One row a cell and question, as :func:`utils.patching.patch_questions` returns it. Flipped questions are used where
-        there are any, else the fallback ones.
+        One row a cell and question, as :func:`utils.patching.patch_questions` returns it. Flipped questions are used, or
+        the fallback ones where those are more.
     n_layers
         L, the number of blocks of the model.
 
@@ -51,7 +52,7 @@ def check_thirds(
     ValueError
         Cells that a claim is about are missing, or a third has none.
     """
-    fallback = bool(cells["fallback"].all())
+    fallback = bool(cells.groupby("question")["fallback"].first().mean() > 0.5)
     cells = cells[cells["fallback"] == fallback]
     rows = []
     for claim, component, segment, third in CLAIMS:
@@ -70,7 +71,7 @@ def check_thirds(
         d = effects[:, place] - np.delete(effects, place, axis=1).max(axis=1)
         row: dict[str, object] = {"claim": claim, "n_questions": len(shift), "fallback": fallback}
         for name, values in [*zip(THIRDS, effects.T, strict=True), ("d", d)]:
-            low, high = interval(values[1:])
+            low, high = interval(values[1:]) if len(shift) >= FEWEST else (np.nan, np.nan)
             row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
         rows.append({**row, "verdict": _judge(row, third)})
     return pd.DataFrame(rows)
@@ -99,6 +100,8 @@ def _third(layer: int, n_layers: int) -> str:
 
 
 def _judge(row: dict, third: str) -> Verdict:
+    if np.isnan(row["d_low"]):
+        return "mixed"
     if row[f"{third}_low"] > 0 and row["d_low"] > 0:
         return "supported"
     return "not supported" if row[f"{third}_low"] <= 0 or row["d_high"] < 0 else "mixed"

@@ -22,7 +22,7 @@ from utils.next_token import logits_at
 # Tokens a forward pass: on a CPU more gain nothing, a GPU wants more.
 _CPU_TOKENS, _GPU_TOKENS = 1024, 16384
 # Reusing keys and values costs a copy of them: it pays where at least this share of the tokens need not be run.
-_SMALLEST_SHARE = 0.25
+_SMALLEST_SHARE = 0.05
 # A pass with less than this part of the allowed tokens is small.
 _SMALL = 16
 
@@ -73,14 +73,15 @@ def run_cells(
 
     Notes
     -----
-    With ``max_tokens=1`` and a segment that begins in the first quarter of the prompt, a pass has the shape of the
-    clean run, and a patch that changes nothing gives its logits bit for bit.
+    Cells of the segment ``before`` are not run: up to the persona the two runs have the same tokens and so the same
+    values. With ``max_tokens=1`` and the segment ``all``, a pass has the shape of the clean run, and a patch that changes
+    nothing gives its logits bit for bit; in other shapes rounding differs.
     """
     if max_tokens == "auto":
         max_tokens = _CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS
     length = len(pair.base.ids)
     places: Places = {cell.segment: pair.places(cell.segment) for cell in cells}
-    reused = {segment: _reusable(to, length) for segment, (to, _) in places.items()}
+    reused: dict[Segment, int] = {segment: _reusable(to, length) for segment, (to, _) in places.items()}
     prefixes = {first: _run_prefix(lm, pair.base.ids[:first]) for first in set(reused.values())}
     unchanged = read(base.logits[None])[0]
     total, direct = np.tile(unchanged, (len(cells), 1)), np.tile(unchanged, (len(cells), 1))
@@ -100,12 +101,13 @@ def run_cells(
 def _batch_cells(
     cells: Sequence[Cell], reused: dict[Segment, int], length: int, max_tokens: int
 ) -> list[tuple[int, list[int]]]:
-    """Cells that run together: how many tokens are reused, and places in ``cells``.
+    """Cells to run, by those that run together: how many tokens are reused, and places in ``cells``.
 
     They begin at the same layer, except where a pass would be so small that reading the weights is most of its work.
     """
     batches: list[tuple[int, list[int]]] = []
-    for row in sorted(range(len(cells)), key=lambda row: (reused[cells[row].segment], cells[row].start)):
+    rows = [row for row, cell in enumerate(cells) if cell.segment != "before"]
+    for row in sorted(rows, key=lambda row: (reused[cells[row].segment], cells[row].start)):
         first = reused[cells[row].segment]
         if batches and batches[-1][0] == first:
             held = batches[-1][1]

@@ -3,6 +3,9 @@
 import numpy as np
 from jaxtyping import Float
 
+# Resamples of fewer units than this are too much alike for an interval.
+FEWEST = 5
+
 
 def resample_weights(n: int, n_bootstrap: int, rng: int | np.random.Generator) -> Float[np.ndarray, "resample n"]:
     """How often each of n units is in each resample; rows sum to n."""
