@@ -8,8 +8,9 @@ statements in the same prompts:
 - textbook: one statement at a time, one pass for each third layer with ``output_hidden_states=True`` (timed on a
   sixteenth of the statements and scaled up).
 
-The first two take turns and the median ratio counts. Memory is the peak of a fresh process that extracts N and 4 N
-statements into a store, above what it took after loading the model and a first 64 statements (Linux only).
+The first two take turns and the median ratio counts. Memory is the peak of a fresh process that extracts 256
+statements, and four copies of them (so that the lengths are alike), into a store, above what it took after loading the
+model and a first 64 statements (Linux only).
 """
 
 import argparse
@@ -32,6 +33,7 @@ from utils.statements import load_statements
 
 MEMORY = """
 import os, sys, threading, time
+import pandas as pd
 from utils.activations import extract
 from utils.models import load_model
 from utils.statements import load_statements
@@ -50,7 +52,8 @@ extract(lm, frame.head(64), store=sys.argv[2] + "/warm", progress=False)
 before = resident()
 peak = [before]
 threading.Thread(target=watch, daemon=True).start()
-extract(lm, frame.iloc[: int(sys.argv[1])], store=sys.argv[2] + "/acts", progress=False)
+copies = [frame.head(256).assign(id=lambda own: own["id"] + f"-{i}") for i in range(int(sys.argv[1]))]
+extract(lm, pd.concat(copies, ignore_index=True), store=sys.argv[2] + "/acts", progress=False)
 print(peak[0] - before)
 """
 
@@ -77,9 +80,9 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def measure_memory(n_statements: int) -> float:
+def measure_memory(n_copies: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", MEMORY, str(n_statements), folder]
+        command = [sys.executable, "-c", MEMORY, str(n_copies), folder]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     return float(done.stdout)
 
@@ -113,8 +116,10 @@ def main() -> None:
     print(
         f"textbook loop  {textbook:8.1f} s   {textbook / statistics.median(own_times):.0f} x extract (target: at least 20)"
     )
-    small, large = measure_memory(options.statements), measure_memory(4 * options.statements)
-    print(f"memory beyond the model and a first batch: {small:.0f} MB for N statements, {large:.0f} MB for 4 N")
+    small, large = measure_memory(1), measure_memory(4)
+    print(
+        f"memory beyond the model and a first batch: {small:.0f} MB for 256 statements, {large:.0f} MB for four times these"
+    )
 
 
 if __name__ == "__main__":
