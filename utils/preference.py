@@ -12,16 +12,20 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 
 from utils.models import LanguageModel
-from utils.prompt_scores import score_prompts, span_scorer
-from utils.prompts import Prompt, encode_texts, render_chat
+from utils.prompt_scores import score_prompts
+from utils.readouts import (
+    AGREEMENT,
+    OPENING,
+    System,
+    agreement_readout,
+    likelihood_readout,
+    odds_readout,
+    spread_system,
+    text_readout,
+)
 
-System = str | Sequence[str | None] | None
-
-OPENING = "Tell me something about yourself."
-AGREEMENT = 'Do you agree with the following statement? Answer with "Agree" or "Disagree".\n\n{statement}'
 CHOICE = "Which of these would you rather say? Answer with A or B.\n\nA. {first}\nB. {second}"
 
 
@@ -41,12 +45,9 @@ def statement_likelihood(
         One row a statement, in their order: ``id, direction, pair, tokens, log_likelihood`` (natural logarithm, summed
         over the statement's tokens) and ``value``, the log-likelihood a token.
     """
-    texts = statements["statement"].tolist()
-    opened = [render_chat(lm.tokenizer, OPENING, system=each) for each in spread_system(system, len(texts))]
-    prompts = _continue(lm, opened, texts)
-    total = score_prompts(lm, prompts, span_scorer(prompts), batch_size, progress, "likelihood")
-    tokens = np.array([prompt.stop - prompt.start for prompt in prompts])
-    return _labels(statements).assign(tokens=tokens, log_likelihood=total, value=total / tokens)
+    readout = likelihood_readout(lm.tokenizer, statements["statement"].tolist(), system=system)
+    total = score_prompts(lm, readout, batch_size=batch_size, progress=progress, name="likelihood")
+    return _labels(statements).assign(tokens=readout.n_read, log_likelihood=total, value=total / readout.n_read)
 
 
 def self_report(
@@ -66,10 +67,8 @@ def self_report(
         *Disagree* at the first token that tells them apart. A leaning to agree with anything is in all of them: compare
         a persona's positive with its negative statements.
     """
-    asked = [AGREEMENT.format(statement=text) for text in statements["statement"]]
-    odds = answer_odds(
-        lm, asked, ("Agree", "Disagree"), system=system, batch_size=batch_size, progress=progress, name="self-report"
-    )
+    readout = agreement_readout(lm.tokenizer, statements["statement"].tolist(), system=system)
+    odds = score_prompts(lm, readout, batch_size=batch_size, progress=progress, name="self-report")
     return _labels(statements).assign(value=odds)
 
 
@@ -127,32 +126,19 @@ def answer_odds(
     ValueError
         Both answers begin with the same token.
     """
-    rendered = [
-        render_chat(lm.tokenizer, question, system=each)
-        for question, each in zip(questions, spread_system(system, len(questions)), strict=True)
-    ]
-    if not rendered:
+    if not len(questions):
         return np.empty(0)
-    prompts = [_continue(lm, rendered, [answer] * len(rendered)) for answer in answers]
-    a, b = (torch.tensor([prompt.ids[prompt.start] for prompt in each]) for each in prompts)
-    if (a == b).any():
-        raise ValueError(f"{answers[0]!r} and {answers[1]!r} begin with the same token; ask for other answers.")
-    asked = [Prompt(prompt.ids[: prompt.start], prompt.start, prompt.start + 1) for prompt in prompts[0]]
-
-    def compare(logits: torch.Tensor, place: int) -> float:
-        return float(logits[0, a[place]] - logits[0, b[place]])
-
-    return score_prompts(lm, asked, compare, batch_size, progress, name)
+    readout = odds_readout(lm.tokenizer, questions, answers, system=system)
+    return score_prompts(lm, readout, batch_size=batch_size, progress=progress, name=name)
 
 
 def text_likelihood(
     lm: LanguageModel, texts: Sequence[str], *, batch_size: int | Literal["auto"] = "auto", progress: bool = True
 ) -> pd.DataFrame:
     """``tokens`` and ``log_likelihood`` of plain texts, without a chat template and after their first token."""
-    prompts = encode_texts(lm.tokenizer, list(texts), [(0, len(text)) for text in texts])
-    prompts = [Prompt(prompt.ids, max(prompt.start, 1), prompt.stop) for prompt in prompts]
-    total = score_prompts(lm, prompts, span_scorer(prompts), batch_size, progress, "perplexity")
-    return pd.DataFrame({"tokens": [prompt.stop - prompt.start for prompt in prompts], "log_likelihood": total})
+    readout = text_readout(lm.tokenizer, texts)
+    total = score_prompts(lm, readout, batch_size=batch_size, progress=progress, name="perplexity")
+    return pd.DataFrame({"tokens": readout.n_read, "log_likelihood": total})
 
 
 def perplexity(likelihood: pd.DataFrame) -> float:
@@ -188,20 +174,5 @@ def pair_differences(values: pd.DataFrame) -> pd.Series:
     return pd.Series(positive["value"].to_numpy() - negative["value"].to_numpy(), index=positive["pair"], name="value")
 
 
-def spread_system(system: System, n: int) -> list[str | None]:
-    """One system prompt for each of n prompts."""
-    if system is None or isinstance(system, str):
-        return [system] * n
-    if len(system) != n:
-        raise ValueError(f"{len(system)} system prompts for {n} prompts; give one for all, or one for each.")
-    return list(system)
-
-
 def _labels(statements: pd.DataFrame) -> pd.DataFrame:
     return statements[["id", "direction", "pair"]].reset_index(drop=True)
-
-
-def _continue(lm: LanguageModel, opened: Sequence[str], texts: Sequence[str]) -> list[Prompt]:
-    whole = [before + text for before, text in zip(opened, texts, strict=True)]
-    spans = [(len(before), len(text)) for before, text in zip(opened, whole, strict=True)]
-    return encode_texts(lm.tokenizer, whole, spans)

@@ -1,11 +1,12 @@
 """Numbers read from a model's logits at the tokens of interest of many prompts."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from utils.batches import Prefix, pad_right, share_prefix
@@ -13,76 +14,102 @@ from utils.hooks import hook_inputs
 from utils.models import LanguageModel
 from utils.prompt_batches import batch_rows
 from utils.prompts import Prompt
+from utils.readouts import Readout
 
 # Logits that are held at a time on a GPU: 1 GB in float32.
 _LOGITS = 1 << 28
 
 
-def span_scorer(prompts: Sequence[Prompt]) -> Callable[[torch.Tensor, int], float]:
-    """The log-likelihood of the tokens of each prompt's span."""
-
-    def score(logits: torch.Tensor, place: int) -> float:
-        prompt = prompts[place]
-        chosen = torch.tensor(prompt.ids[prompt.start : prompt.stop], device=logits.device)
-        return float((logits.gather(1, chosen[:, None])[:, 0].double() - logits.logsumexp(1).double()).sum())
-
-    return score
-
-
 def score_prompts(
     lm: LanguageModel,
-    prompts: Sequence[Prompt],
-    score: Callable[[torch.Tensor, int], float],
-    batch_size: int | Literal["auto"],
-    progress: bool,
-    name: str,
-) -> np.ndarray:
-    """``score(logits, place)`` of every prompt, the logits (token, vocabulary) being those of the tokens of its span.
+    readout: Readout,
+    *,
+    batch_size: int | Literal["auto"] = "auto",
+    progress: bool = True,
+    name: str = "prompts",
+) -> Float[np.ndarray, " prompts"]:
+    """The readout's number of every prompt.
 
-    A beginning that all prompts share is run once, and the head runs at the tokens that are needed only.
+    A beginning that all prompts share is run once, and the head runs at the tokens that are read only.
+
+    Raises
+    ------
+    ValueError
+        A prompt longer than the context window, or logits that are not finite.
     """
-    # The logits of a token are those of the place before it.
-    before = [Prompt(prompt.ids, prompt.start - 1, prompt.stop - 1) for prompt in prompts]
-    _check_lengths(lm, prompts)
-    prefix = share_prefix(lm, before)
-    skipped = len(prefix.ids)
-    lengths = [len(prompt.ids) - skipped for prompt in prompts]
-    budget = None if lm.device.type == "cpu" else max(256, _LOGITS // lm.embedding.num_embeddings)
+    check_prompts(lm, readout)
+    prompts = readout.prompts
+    prefix = share_prefix(lm, [Prompt(prompt.ids, prompt.start - 1, prompt.stop) for prompt in prompts])
+    lengths = [len(prompt.ids) - len(prefix.ids) for prompt in prompts]
     found = np.empty(len(prompts))
     with torch.inference_mode(), tqdm(total=len(prompts), desc=name, disable=not progress) as bar:
-        for places in batch_rows(lengths, batch_size, lm.device, max_tokens=budget):
-            ids, mask = pad_right([prompts[place].ids[skipped:] for place in places], lm.device)
-            spans = [range(before[place].start - skipped, before[place].stop - skipped) for place in places]
-            rows = torch.tensor([row for row, span in enumerate(spans) for _ in span])
-            at = torch.tensor([token for span in spans for token in span])
-
-            def pick(_key: int, hidden: torch.Tensor, rows: torch.Tensor = rows, at: torch.Tensor = at) -> torch.Tensor:
-                return hidden[rows.to(hidden.device), at.to(hidden.device)][None]
-
-            with hook_inputs({0: lm.head}, pick):
-                logits = lm.model(input_ids=ids, **_repeat_prefix(prefix, mask)).logits[0]
-            for place, part in zip(places, logits.split([len(span) for span in spans]), strict=True):
-                found[place] = score(part.float(), place)
+        for places in batch_rows(lengths, batch_size, lm.device, max_tokens=logits_budget(lm)):
+            ids, mask = pad_right([prompts[place].ids[len(prefix.ids) :] for place in places], lm.device)
+            options = repeat_prefix(prefix, mask)
+            found[places] = read_batch(lm, readout, places, ids, skipped=len(prefix.ids), **options)
             bar.update(len(places))
-    if not np.isfinite(found).all():
-        raise ValueError("the model's logits are not finite; try dtype float32 or bfloat16.")
+    check_finite(found)
     return found
 
 
-def _repeat_prefix(prefix: Prefix, mask: torch.Tensor) -> dict[str, Any]:
-    """Attention mask, and keys and values, for a batch of which ``mask`` (batch, token) tells the real tokens."""
+def read_batch(
+    lm: LanguageModel, readout: Readout, places: Sequence[int], ids: torch.Tensor, *, skipped: int, **options: Any
+) -> list[float]:
+    """The readout's numbers of a batch, one a row of ``ids``.
+
+    Parameters
+    ----------
+    places
+        Which prompt each row is.
+    ids
+        (row, token) without the ``skipped`` first tokens of the prompts.
+    options
+        What else the forward pass is given: an attention mask, keys and values of the skipped tokens.
+    """
+    prompts = [readout.prompts[place] for place in places]
+    # The logits of a token are those of the place before it.
+    spans = [range(prompt.start - 1 - skipped, prompt.stop - 1 - skipped) for prompt in prompts]
+    rows = torch.tensor([row for row, span in enumerate(spans) for _ in span])
+    at = torch.tensor([token for span in spans for token in span])
+
+    def pick(_key: int, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden[rows.to(hidden.device), at.to(hidden.device)][None]
+
+    with hook_inputs({0: lm.head}, pick):
+        logits = lm.model(input_ids=ids, **options).logits[0]
+    parts = logits.split([len(span) for span in spans])
+    return [readout.score(part.float(), place) for part, place in zip(parts, places, strict=True)]
+
+
+def repeat_prefix(prefix: Prefix, mask: torch.Tensor, times: int | None = None) -> dict[str, Any]:
+    """Attention mask, and keys and values, for a batch of which ``mask`` (row, token) tells the real tokens.
+
+    Each row of the prefix is repeated ``times`` over, by default as often as there are rows.
+    """
     if not prefix.ids:
         return {"attention_mask": mask, "use_cache": False}
     # A copy, as the pass appends to what it is given.
     cache = copy.deepcopy(prefix.cache)
-    cache.batch_repeat_interleave(len(mask))
+    cache.batch_repeat_interleave(len(mask) if times is None else times)
     full = torch.cat([mask.new_ones(len(mask), len(prefix.ids)), mask], dim=1)
     return {"attention_mask": full, "past_key_values": cache, "use_cache": True}
 
 
-def _check_lengths(lm: LanguageModel, prompts: Sequence[Prompt]) -> None:
-    longest = max((len(prompt.ids) for prompt in prompts), default=0)
+def logits_budget(lm: LanguageModel) -> int | None:
+    """Tokens a forward pass, where the memory for their logits bounds it."""
+    return None if lm.device.type == "cpu" else max(256, _LOGITS // lm.embedding.num_embeddings)
+
+
+def check_prompts(lm: LanguageModel, readout: Readout) -> None:
+    """Refuse prompts that do not fit into the model's context window."""
+    longest = max((len(prompt.ids) for prompt in readout.prompts), default=0)
     if lm.max_tokens is not None and longest > lm.max_tokens:
         raise ValueError(
             f"a prompt takes {longest} tokens, the model's context window has {lm.max_tokens}; shorten it."
         )
+
+
+def check_finite(found: np.ndarray) -> None:
+    """Refuse what came from logits that are not finite."""
+    if not np.isfinite(found).all():
+        raise ValueError("the model's logits are not finite; try dtype float32 or bfloat16.")
