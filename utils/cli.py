@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from utils.causal_cli import EXAMPLES as CAUSAL_EXAMPLES
+from utils.causal_cli import causal
 from utils.choices import ContrastName, Position, Role, ScanName, ScoreName, Tail
 from utils.mask_cli import mask_app
 from utils.patch_cli import EXAMPLES as PATCH_EXAMPLES
@@ -184,6 +186,7 @@ def info(
 
 
 app.command(epilog=PATCH_EXAMPLES)(patch)
+app.command(epilog=CAUSAL_EXAMPLES)(causal)
 
 
 def main() -> None:

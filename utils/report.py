@@ -1,6 +1,7 @@
 """The report of a study: one HTML file with everything inline, which opens from disk."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -41,8 +42,8 @@ _PAGE = """<!doctype html>
 <h2>{{ section }}</h2>
 <p>{{ about }}</p>
 {% if table %}<div class="scroll">{{ table | safe }}</div>{% endif %}
-{% for entry, image in figures %}
-<figure><img src="data:image/png;base64,{{ image }}" alt="{{ entry.name }}"><figcaption>{{ entry.caption }}</figcaption></figure>
+{% for name, caption, image in figures %}
+<figure><img src="data:image/png;base64,{{ image }}" alt="{{ name }}"><figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 {% endfor %}
 <h2>Configuration</h2>
@@ -60,9 +61,13 @@ def write_report(study: Study) -> None:
     entries = list(list_figures(study))
     for section, describe in abouts.items():
         about, table = describe(study)
-        figures = [(entry, _inline(study, entry.name)) for entry in entries if entry.section == section]
+        drawn = [entry for entry in entries if entry.section == section]
+        figures = [
+            (entry.name, entry.caption, _inline(study.folder / "figures" / f"{entry.name}.png")) for entry in drawn
+        ]
         shown = "" if table is None else table.to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
         sections.append((section, about, shown, figures))
+    sections += _describe_causal(study)
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     html = page.render(
         model=study.record["activations"]["model"],
@@ -272,8 +277,37 @@ def _about_overlap(study: Study) -> tuple[str, pd.DataFrame | None]:
     )
 
 
-def _inline(study: Study, name: str) -> str:
-    return base64.b64encode((study.folder / "figures" / f"{name}.png").read_bytes()).decode()
+def _describe_causal(study: Study) -> list[tuple[str, str, str, list[tuple[str, str, str]]]]:
+    """A section for each persona whose nodes were put to a causal check."""
+    # Imported here: a study without such a check needs nothing of what it takes.
+    from utils.causal_figures import describe_found, list_drawn, main_effects
+    from utils.causal_study import open_causal
+
+    sections = []
+    for path in sorted(study.folder.glob("causal/*/causal.json")):
+        result = open_causal(path.parent)
+        columns = [
+            "mode",
+            "measure",
+            "prompt",
+            "selector",
+            "effect",
+            "low",
+            "high",
+            "random_mean",
+            "p_value",
+            "p_adjusted",
+        ]
+        table = main_effects(result)[columns].rename(columns=lambda name: name.replace("_", " "))
+        shown = table.to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
+        figures = [(file.stem, caption, _inline(file)) for file, caption in list_drawn(result)]
+        title = f"Do the nodes matter? {short_name(result.record['config']['persona'])}"
+        sections.append((title, " ".join(describe_found(result)), shown, figures))
+    return sections
+
+
+def _inline(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _range(values: pd.Series) -> str:

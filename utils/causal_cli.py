@@ -1,0 +1,84 @@
+"""The command ``personascope causal``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from utils.choices import Scope
+
+EXAMPLES = """
+**Examples**
+
+`personascope causal output/SmolLM2-135M-Instruct` — the persona that the study finds best
+
+`personascope causal output/llama --persona neuroticism --layer 18 --device cuda` — another persona and layer
+
+`personascope causal output/llama --check patch/self_report --check steer/likelihood/persona` — other questions
+
+`personascope causal output/llama --layer-step 1 --curve 20` — every layer
+"""
+
+
+def causal(
+    folder: Annotated[Path, typer.Argument(help="A study folder, as personascope study writes it.")],
+    persona: Annotated[str | None, typer.Option(help="Whose nodes; that with the smallest p-value by default.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Where; the scanned layer by default.")] = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help="mode/measure/prompt, e.g. steer/likelihood/neutral; can be given several times."),
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=2, help="Held-out pairs to measure on.")] = 30,
+    random: Annotated[int, typer.Option(min=1, help="Random node sets.")] = 100,
+    matched: Annotated[int, typer.Option(min=0, help="Random node sets matched in spread.")] = 100,
+    size: Annotated[int | None, typer.Option(min=1, help="Nodes; the scan's node set by default.")] = None,
+    scope: Annotated[Scope, typer.Option(help="Tokens that are changed.")] = "all",
+    strength: Annotated[float, typer.Option(help="Of steering, in units of the residual stream's length.")] = 0.2,
+    layer_step: Annotated[int, typer.Option(min=0, help="Further layers: every n-th; 0 for none.")] = 5,
+    curve: Annotated[int, typer.Option(min=1, help="Random sets at every further strength, size and layer.")] = 10,
+    cost: Annotated[int, typer.Option(min=0, help="Questions and neutral texts for the cost; 0 for none.")] = 60,
+    out: Annotated[Path | None, typer.Option(help="Folder; causal/<persona> in the study's by default.")] = None,
+    model: Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; the study's by default.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, float32, float16 or bfloat16; the study's by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Check whether the scanned nodes matter: change them, and fair controls, and see what the model prefers to say."""
+    from utils.causal_figures import describe_found, draw_causal, main_effects
+    from utils.causal_settings import CHECKS, CausalConfig, parse_check
+    from utils.causal_study import run_causal
+    from utils.models import load_model
+    from utils.report import write_report
+    from utils.results import open_study
+
+    checks = [parse_check(text) for text in check] if check else CHECKS
+    study = open_study(folder)
+    made = study.config
+    lm = load_model(model or made["model"], device=device or made["device"], dtype=dtype or made["dtype"])
+    config = CausalConfig(
+        persona=persona,
+        layer=layer,
+        checks=checks,
+        n_pairs=pairs,
+        n_random=random,
+        n_matched=matched,
+        n_curve=curve,
+        size=size,
+        scope=scope,
+        strength=strength,
+        layers=range(layer_step, lm.n_layers + 1, layer_step) if layer_step else (),
+        n_cost=cost,
+        seed=seed,
+    )
+    result = run_causal(lm, study, config, out=out)
+    draw_causal(result, study)
+    columns = ["mode", "measure", "prompt", "selector", "effect", "low", "high", "random_mean", "p_value", "p_adjusted"]
+    typer.echo(main_effects(result)[columns].to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
+    typer.echo("\n" + "\n".join(describe_found(result)))
+    if out is None:
+        write_report(study)
+        typer.echo(f"\nopen {study.folder / 'report.html'}")
+    else:
+        typer.echo(f"\ntables and figures are in {result.folder}")
