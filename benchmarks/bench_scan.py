@@ -2,8 +2,9 @@
 
 Run ``uv run --group bench python benchmarks/bench_scan.py [--part scans|experiment|detect|scaling|start]``. Every line
 is measured in this run; both sides of a ratio take turns. The peer is ``Scanner.fgss_for_nets`` (Berk-Jones), starting
-from all records as our first restart does; its later restarts are random, ours the contract's. It thins the distinct
-p-values to about 50 thresholds at every step; "its thresholds" are those of the whole matrix, given to ours.
+from all records as our first restart does; its later restarts begin from random subsets of the records, ours from all
+nodes and then from small and large random subsets. It thins the distinct p-values to about 50 thresholds at every step
+anew; "its thresholds" are those of the whole matrix, given to ours.
 """
 
 import argparse

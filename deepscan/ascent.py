@@ -70,7 +70,7 @@ class Landscape:
     score: ScoreName | ScoreFunction
     bounds: Bounds
 
-    @cached_property
+    @property
     def kind(self) -> int:
         """Number of the score in the kernels."""
         return score_kind(self.score)
@@ -102,7 +102,8 @@ class Landscape:
         low, high = self.bounds[2:] if axis == "nodes" else self.bounds[:2]
         if self.kind != CALLABLE and self.alphas.size <= MAX_COUNTED:
             if axis == "records":
-                return steps.best_records(self.kind, self.bins, fixed, self.alphas, low, high)
+                network = counting.record_network(self.bins.shape[0])
+                return steps.best_records(self.kind, self.bins, fixed, network, self.alphas, low, high)
             network = counting.node_network(fixed.size)
             return steps.best_nodes(self.kind, self.bins, fixed, network, self.alphas, low, high)
         top, k, cut, size = 0.0, -1, 0, 0
@@ -121,7 +122,8 @@ class Landscape:
         if self.alphas.size <= MAX_COUNTED:
             if axis == "records":
                 counts = counting.count_records(self.bins, fixed, self.alphas.size)
-                yield candidates.list_records(counts, fixed.size, self.alphas, low, high, prune)
+                network = counting.record_network(n_records)
+                yield candidates.list_records(counts, network, fixed.size, self.alphas, low, high, prune)
             else:
                 network = counting.node_network(fixed.size)
                 exactly = counting.tally_nodes(self.bins, fixed, network, self.alphas.size)
@@ -167,11 +169,16 @@ def climb_all(landscape: Landscape, starts: list[Start]) -> Subset:
 
 
 def draw_starts(n_records: int, n_nodes: int, restarts: int, rng: np.random.Generator | None) -> list[Start]:
-    """All records, all nodes, then random subsets of either in turn, each of a size drawn evenly from 1 to all."""
+    """All records, all nodes, then random subsets of the axis with fewer elements, in turn small and of any size.
+
+    The sizes are drawn evenly on a logarithmic and on a linear scale. Few elements lead to other optima than all of
+    them do, the more so the longer the other axis is; from random subsets of that one nearly all ascents end the same.
+    """
     starts = [Start("records", np.arange(n_records)), Start("nodes", np.arange(n_nodes))][:restarts]
+    axis, size = ("records", n_records) if n_records <= n_nodes else ("nodes", n_nodes)
     for r in range(2, restarts):
         assert rng is not None
-        axis, size = ("records", n_records) if r % 2 == 0 else ("nodes", n_nodes)
-        chosen = rng.permutation(size)[: rng.integers(1, size, endpoint=True)]
-        starts.append(Start(axis, np.sort(chosen)))
+        order = rng.permutation(size)
+        count = int((size + 1) ** rng.random()) if r % 2 == 0 else rng.integers(1, size, endpoint=True)
+        starts.append(Start(axis, np.sort(order[:count])))
     return starts

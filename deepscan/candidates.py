@@ -84,37 +84,23 @@ def list_tallied(exactly, n_elements, alphas, low, high, prune):
 
 
 @kernel
-def rank_descending(counts, a, ranked, descending):
-    """Put the records in the order of their counts at threshold a.
-
-    ``ranked`` holds their order at the last threshold. Few records change places from one to the next, which an
-    insertion sort does cheaply; where they are many, it gives up and sorts.
-    """
-    n_records = ranked.size
-    for i in range(n_records):
-        descending[i] = counts[ranked[i], a]
-    moves, most = 0, 16 * n_records
-    for i in range(1, n_records):
-        value, record = descending[i], ranked[i]
-        place = i
-        while place > 0 and descending[place - 1] < value:
-            descending[place] = descending[place - 1]
-            ranked[place] = ranked[place - 1]
-            place -= 1
-        descending[place] = value
-        ranked[place] = record
-        moves += i - place
-        if moves > most:
-            break
-    if moves > most:
-        order = np.argsort(-counts[:, a])
-        for i in range(n_records):
-            ranked[i] = order[i]
-            descending[i] = counts[order[i], a]
+def sort_columns(counts, network):
+    """Columns in ascending order, by a sorting network along all of them at once; without one, each by itself."""
+    ascending = counts.copy()
+    for s in range(network.shape[0]):
+        low, high = ascending[network[s, 0]], ascending[network[s, 1]]
+        for a in range(low.size):
+            one, other = low[a], high[a]
+            low[a] = min(one, other)
+            high[a] = max(one, other)
+    if network.shape[0] == 0 and counts.shape[0] > 1:
+        for a in range(counts.shape[1]):
+            ascending[:, a] = np.sort(counts[:, a].copy())
+    return ascending
 
 
 @kernel
-def list_records(counts, members, alphas, low, high, prune):
+def list_records(counts, network, members, alphas, low, high, prune):
     """Candidates for the best records from :func:`count_records` of ``members`` nodes."""
     n_records, n_alphas = counts.shape
     if members <= 4 * n_records:
@@ -127,15 +113,13 @@ def list_records(counts, members, alphas, low, high, prune):
     n_alpha, n = np.empty(room, np.int64), np.empty(room, np.int64)
     k, size, cut = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int64)
     at = 0
-    descending = np.empty(n_records, np.int64)
-    ranked = np.arange(n_records)
+    ascending = sort_columns(counts, network)
     for a in range(n_alphas):
-        rank_descending(counts, a, ranked, descending)
         before = total = 0
         while before < n_records:
-            count = descending[before]
+            count = np.int64(ascending[n_records - 1 - before, a])
             tied = 1
-            while before + tied < n_records and descending[before + tied] == count:
+            while before + tied < n_records and ascending[n_records - 1 - before - tied, a] == count:
                 tied += 1
             if before >= low and (count == 0 or before >= high or (prune and count <= members * alphas[a])):
                 break

@@ -184,4 +184,9 @@ def node_network(members: int) -> np.ndarray:
     return sorting_network(members) if members <= 512 else _NO_NETWORK
 
 
+def record_network(n_records: int) -> np.ndarray:
+    """Sorting network for the records themselves; empty where there are so many that it would take long to make."""
+    return sorting_network(n_records) if n_records <= 2048 else _NO_NETWORK
+
+
 _NO_NETWORK = np.empty((0, 2), np.int64)

@@ -10,7 +10,7 @@ from deepscan.pvalues import Background, Tail
 from deepscan.runs import ScanRuns, make_runs
 from deepscan.scores import ScoreFunction, ScoreName, score_kind, score_name
 from deepscan.splits import seed_sequence
-from deepscan.thresholds import Alphas, bin_pvalues, exact_alphas, given_alphas
+from deepscan.thresholds import Alphas, exact_alphas, given_alphas
 from deepscan.trials import Protocol, ScanKind, Trial, check_samples, describe_alphas, run_parallel, table_row
 
 
@@ -93,15 +93,12 @@ def run_scans(
             "would be the same sample; give more clean records, smaller samples, or n_null_runs=0"
         )
     grid = given_alphas(alphas, alpha_max)
-    pools = [
-        bg.pvalues(clean, tail=tail, groups=clean_groups).upper,
-        bg.pvalues(anomalous, tail=tail, groups=anomalous_groups).upper,
-    ]
+    pools = (clean, clean_groups), (anomalous, anomalous_groups)
     if grid is None or scan == "individual":
-        grid = np.unique(np.concatenate([exact_alphas(pool, alpha_max) for pool in pools]))
-    bins = np.concatenate([bin_pvalues(pool, grid) for pool in pools])
-    del pools
-    sides = np.concatenate([bg.sides(clean, groups=clean_groups), bg.sides(anomalous, groups=anomalous_groups)])
+        found = (exact_alphas(bg.pvalues(x, tail=tail, groups=labels).upper, alpha_max) for x, labels in pools)
+        grid = np.unique(np.concatenate(list(found)))
+    bins = np.concatenate([bg.bins(x, grid, tail=tail, groups=labels) for x, labels in pools])
+    sides = np.concatenate([bg.sides(x, groups=labels) for x, labels in pools])
     entropy = seed_sequence(rng)
     protocol = Protocol(scan, score, grid, restarts, n_clean, n_anomalous)
     n_pool = clean.shape[0]
@@ -121,13 +118,13 @@ def run_scans(
                 sample = draw.permutation(n_pool)[: n_clean + n_anomalous]
             samples.append(sample)
             seeds.append(seed.spawn(1)[0])
-    found = run_parallel(
+    parts = run_parallel(
         _scan_samples,
         [(bins, sides, samples[part], seeds[part], protocol) for part in _parts(len(samples), n_jobs)],
         n_jobs=n_jobs,
         progress=progress,
     )
-    trials = [trial for part in found for trial in part]
+    trials = [trial for part in parts for trial in part]
     rows = []
     for index, (trial, _) in enumerate(trials):
         mixed = index < n_runs

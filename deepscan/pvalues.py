@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Integer, Shaped
 
 from deepscan.checks import check_activations, check_choice, check_groups
 
@@ -117,8 +117,52 @@ class Background:
         x = check_activations(x, "x", n_nodes=self.n_nodes)
         lower, upper = np.empty(x.shape), np.empty(x.shape)
         for label, rows in self._rows(x.shape[0], groups):
-            _fill(self._sorted[label], x, rows, tail, lower, upper)
+            by_node = self._sorted[label]
+            n = by_node.shape[1]
+            more_extreme = np.arange(n + 1) / (n + 1.0)
+            lower_of = np.minimum(2.0 * more_extreme, 1.0) if tail == "two-sided" else more_extreme
+            _fill(by_node, x, rows, tail, False, lower_of, lower)
+            _fill(by_node, x, rows, tail, True, tail_pvalues(np.arange(n + 1), n, tail), upper)
         return PValues(lower=lower, upper=upper)
+
+    def bins(
+        self,
+        x: Shaped[np.ndarray, "records nodes"],
+        alphas: Float[np.ndarray, " thresholds"],
+        *,
+        tail: Tail = "right",
+        groups: Shaped[np.ndarray, " records"] | Sequence | None = None,
+    ) -> Integer[np.ndarray, "records nodes"]:
+        """Index of the smallest threshold that the upper p-value of each cell does not exceed.
+
+        What :func:`deepscan.thresholds.bin_pvalues` gives for :meth:`pvalues`, without holding these.
+
+        Parameters
+        ----------
+        x, tail, groups
+            As for :meth:`pvalues`.
+        alphas : (n_thresholds,)
+            Ascending.
+
+        Returns
+        -------
+        (n_records, n_nodes) unsigned integers
+            ``len(alphas)`` where a p-value exceeds all.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`pvalues`.
+        """
+        from deepscan.thresholds import bin_counts, bin_dtype
+
+        check_choice(tail, "tail", Tail)
+        x = check_activations(x, "x", n_nodes=self.n_nodes)
+        bins = np.empty(x.shape, bin_dtype(alphas.size))
+        for label, rows in self._rows(x.shape[0], groups):
+            by_node = self._sorted[label]
+            _fill(by_node, x, rows, tail, True, bin_counts(alphas, by_node.shape[1], tail), bins)
+        return bins
 
     def sides(
         self,
@@ -171,23 +215,18 @@ def _sort_by_node(h0: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
     return by_node
 
 
-def _fill(by_node, x, rows, tail: Tail, lower, upper) -> None:
-    from deepscan.ranking import fill_pvalues
+def _fill(by_node, x, rows, tail: Tail, with_ties: bool, table: np.ndarray, out: np.ndarray) -> None:
+    from deepscan.tails import fill_tails
 
-    n = by_node.shape[1]
-    more_extreme = np.arange(n + 1) / (n + 1.0)
-    lower_of = np.minimum(2.0 * more_extreme, 1.0) if tail == "two-sided" else more_extreme
-    ends = TAILS[tail], lower_of, tail_pvalues(np.arange(n + 1), n, tail)
+    choice = TAILS[tail], with_ties, table, out
     wide = by_node.dtype == np.float64 or x.dtype == np.float64
     common = np.dtype(np.float64 if wide else np.float32)
     if by_node.dtype == x.dtype == common and x.flags.c_contiguous:
-        fill_pvalues(by_node, x, 0, rows, rows, *ends, lower, upper, 0)
+        fill_tails(by_node, x, 0, rows, rows, *choice, 0)
         return
-    for block in node_blocks(by_node.shape[0], (n + x.shape[0]) * common.itemsize):
+    for block in node_blocks(by_node.shape[0], (by_node.shape[1] + x.shape[0]) * common.itemsize):
         values = np.ascontiguousarray(x[rows, block], dtype=common)
-        fill_pvalues(
-            by_node[block].astype(common), values, 0, np.arange(rows.size), rows, *ends, lower, upper, block.start
-        )
+        fill_tails(by_node[block].astype(common), values, 0, np.arange(rows.size), rows, *choice, block.start)
 
 
 def node_blocks(n_nodes: int, bytes_per_node: int) -> Iterator[slice]:

@@ -83,8 +83,8 @@ def scan(
         Number of thresholds of an even grid up to ``alpha_max``; the thresholds; or every distinct p-value up to
         ``alpha_max``. A p-value counts as small where ``p <= alpha + 1e-12``.
     restarts : int
-        Ascents: the first from all records, the second from all nodes, later ones from random subsets of records and
-        of nodes in turn.
+        Ascents: the first from all records, the second from all nodes, later ones from random subsets of whichever
+        are fewer, records or nodes.
     groups : (n_records,), optional
         Labels of the records: only subsets whose records share one label are allowed. ``restarts`` then counts per
         group.

@@ -20,10 +20,10 @@ def best_nodes(kind, bins, records, network, alphas, low, high):
 
 
 @kernel
-def best_records(kind, bins, nodes, alphas, low, high):
+def best_records(kind, bins, nodes, network, alphas, low, high):
     """Highest score, its threshold index and its records, the nodes being fixed; nothing where no score is above 0."""
     counts = count_records(bins, nodes, alphas.size)
-    n_alpha, n, k, size, cut, count = list_records(counts, nodes.size, alphas, low, high, True)
+    n_alpha, n, k, size, cut, count = list_records(counts, network, nodes.size, alphas, low, high, True)
     score, c = best_candidate(kind, n_alpha, n, k, alphas, count)
     if c < 0:
         return 0.0, -1, np.empty(0, np.int64)

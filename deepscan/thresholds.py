@@ -12,8 +12,6 @@ from deepscan.pvalues import Tail, node_blocks, tail_pvalues
 TOLERANCE = 1e-12
 Alphas = int | Sequence[float] | np.ndarray | Literal["exact"]
 
-_PARTS = 4096
-
 
 def given_alphas(alphas: Alphas, alpha_max: float) -> np.ndarray | None:
     """Thresholds that do not depend on the p-values, ascending; ``None`` for ``"exact"``.
@@ -83,29 +81,38 @@ def bin_pvalues(
     ValueError
         A p-value is outside [0, 1] or NaN.
     """
-    from deepscan.ranking import fill_bins, fill_bins_by_search, fill_even_bins
+    from deepscan.binning import even_width, fill_bins, fill_even_bins
 
     count = alphas.size
     bins = np.empty(p.shape, bin_dtype(count))
-    width = alphas[-1] / count
-    is_even = width > 1e-8 and np.abs(alphas - width * np.arange(1, count + 1)).max() < 1e-15
-    if not is_even:
-        padded = np.append(alphas + TOLERANCE, np.inf)
-        in_part = np.bincount((padded[:-1] * _PARTS).astype(np.int64) + 1, minlength=2 * _PARTS)
-        first = in_part.cumsum().astype(bins.dtype)
+    width = even_width(alphas)
+    table = () if width else part_table(alphas)
     step = p.shape[0] if p.flags.c_contiguous else max(1, (1 << 22) // p.shape[1])
     for start in range(0, p.shape[0], step):
         part = slice(start, start + step)
         values = np.ascontiguousarray(p[part])
-        if is_even:
-            wrong = fill_even_bins(values, width, count, bins[part])
-        elif in_part.max() <= 1:
-            wrong = fill_bins(values, padded, first, bins[part])
+        if width:
+            wrong = fill_even_bins(values, alphas[0], width, alphas[-1], count, bins[part])
         else:
-            wrong = fill_bins_by_search(values, padded, bins[part])
+            wrong = fill_bins(values, *table, bins[part])
         if wrong:
             check_probabilities(values, "p")
     return bins
+
+
+def part_table(alphas: Float[np.ndarray, " thresholds"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``edges``, ``starts`` and ``words`` of :func:`deepscan.binning.fill_bins`."""
+    from deepscan.binning import PART_BITS, PARTS
+
+    edges = alphas + TOLERANCE
+    units = (edges * 2.0**52).astype(np.int64)
+    part = units >> PART_BITS
+    starts = np.searchsorted(part, np.arange(2 * PARTS + 1))
+    words = starts[:-1].astype(np.uint64) << PART_BITS
+    # A value past the threshold in its part makes the sum carry.
+    words[part] += ((1 << PART_BITS) - 1 - (units & ((1 << PART_BITS) - 1))).astype(np.uint64)
+    words[(np.diff(starts) > 1) | (starts[:-1] >= 1 << 63 - PART_BITS)] = 1 << 63
+    return edges, starts, words
 
 
 def bin_counts(alphas: Float[np.ndarray, " thresholds"], n: int, tail: Tail) -> np.ndarray:

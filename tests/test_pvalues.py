@@ -138,6 +138,32 @@ def test_memory_stays_near_the_result():
 
 
 @pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("decimals", [0, 1, 8])
+def test_many_records_and_nodes_follow_the_definition(tail, decimals):
+    """More than the kernel takes at once on either axis, and more ties than it compares without a search."""
+    rng = np.random.default_rng(7)
+    h0, x = rng.normal(size=(31, 67)).round(decimals), rng.normal(size=(520, 67)).round(decimals)
+    lower, upper = defined_pvalues(h0, x, tail)
+    p = Background(h0).pvalues(x, tail=tail)
+    np.testing.assert_array_equal(p.upper, upper)
+    np.testing.assert_array_equal(p.lower, lower)
+
+
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("alphas", [[0.03, 0.1, 0.4], np.arange(1, 300) / 600], ids=["few", "many"])
+def test_bins_are_those_of_the_pvalues(tail, alphas):
+    rng = np.random.default_rng(8)
+    h0, x = rng.normal(size=(30, 70)).round(1).astype("f4"), rng.normal(size=(12, 70)).round(1).astype("f4")
+    labels, groups = np.repeat(["a", "b"], [10, 20]), np.tile(["b", "a"], 6)
+    alphas = np.asarray(alphas)
+    for bg, own in ((Background(h0), None), (Background(h0, groups=labels), groups)):
+        bins = bg.bins(x, alphas, tail=tail, groups=own)
+        upper = bg.pvalues(x, tail=tail, groups=own).upper
+        np.testing.assert_array_equal(bins, (upper[..., None] > alphas + 1e-12).sum(-1))
+        assert bins.dtype == bin_pvalues(upper, alphas).dtype
+
+
+@pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("n_alphas", [50, 300])
 def test_ranks_give_the_bins_of_the_values(tail, n_alphas):
     rng = np.random.default_rng(6)

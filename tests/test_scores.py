@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import rel_entr
 
@@ -24,6 +24,7 @@ def closed_form(name, n_alpha, n, alpha):
 
 @pytest.mark.parametrize("name", NAMES)
 @given(n=st.integers(1, 10**7), share=st.floats(0, 1), alpha=st.floats(1e-9, 1 - 1e-9))
+@settings(deadline=None)
 def test_scores_equal_their_closed_forms(name, n, share, alpha):
     n_alpha = round(n * share)
     expected = closed_form(name, n_alpha, n, alpha)

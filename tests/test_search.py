@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscan import Background, ascent, counting, scan, scan_individual
+from deepscan import Background, ascent, candidates, counting, scan, scan_individual
 from deepscan.scores import SCORES
 from deepscan.thresholds import bin_pvalues, exact_alphas, given_alphas
 
@@ -263,6 +263,57 @@ def test_grid_bins_hold_their_own_thresholds(count, alpha_max):
     assert (bin_pvalues(np.array([[0.0, 1.0]]), alphas) == [[0, count]]).all()
 
 
+@pytest.mark.parametrize(
+    ("first", "width", "count", "last"),
+    [
+        (1, 3, 42, 0.5),
+        (1, 1, 125, 0.9),
+        (7, 3, 30, 0.5),
+        (2, 4, 20, 0.4),
+        (1, 3, 0, 0.3),
+        (5, 1, 1, 0.3),
+        (1, 5, 2, 0.3),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bins_of_even_thresholds_and_a_last_one_apart(first, width, count, last, dtype):
+    alphas = np.append((first + width * np.arange(count)) / 251, last)
+    rng = np.random.default_rng(13)
+    p = np.concatenate([np.arange(252) / 251, rng.uniform(size=1500), alphas])[None].astype(dtype)
+    np.testing.assert_array_equal(bin_pvalues(p, alphas)[0], (p[0, :, None] > alphas + 1e-12).sum(-1))
+
+
+@pytest.mark.parametrize("count", [5, 50, 300, 5000])
+def test_bins_of_thresholds_that_crowd_near_zero(count):
+    alphas = np.unique(np.geomspace(1e-9, 0.5, count))
+    rng = np.random.default_rng(14)
+    p = np.concatenate([alphas, rng.uniform(size=700), rng.uniform(size=700) ** 8, [0.0, 1.0]])[None]
+    np.testing.assert_array_equal(bin_pvalues(p, alphas)[0], (p[0, :, None] > alphas + 1e-12).sum(-1))
+
+
+@pytest.mark.parametrize("n_records", [1, 2, 7, 50, 300])
+def test_counts_of_records_are_sorted_by_either_way(n_records):
+    counts = np.random.default_rng(15).integers(0, 40, size=(n_records, 9)).astype(np.int32)
+    for network in (counting.record_network(n_records), np.empty((0, 2), np.int64)):
+        np.testing.assert_array_equal(candidates.sort_columns(counts, network), np.sort(counts, axis=0))
+
+
+@pytest.mark.parametrize(("n_records", "n_nodes", "axis"), [(6, 40, "records"), (40, 6, "nodes"), (1, 1, "records")])
+def test_random_starts_are_subsets_of_the_shorter_axis(n_records, n_nodes, axis):
+    starts = ascent.draw_starts(n_records, n_nodes, 402, np.random.default_rng(16))
+    assert [(start.axis, start.indices.size) for start in starts[:2]] == [("records", n_records), ("nodes", n_nodes)]
+    assert {start.axis for start in starts[2:]} == {axis}
+    fewer = min(n_records, n_nodes)
+    logarithmic = 200 * np.log1p(1 / np.arange(1, fewer + 1)) / np.log(fewer + 1)
+    for drawn, expected in ((starts[2::2], logarithmic), (starts[3::2], np.full(fewer, 200 / fewer))):
+        sizes = np.bincount([start.indices.size for start in drawn], minlength=fewer + 1)
+        assert sizes.size == fewer + 1
+        np.testing.assert_allclose(sizes, [0, *expected], atol=4 * np.sqrt(expected.max()))
+    for start in starts:
+        assert (np.diff(start.indices) > 0).all()
+        assert start.indices.max() < fewer or start in starts[:2]
+
+
 def test_order_and_dtype_of_the_array_do_not_matter():
     p = (np.random.default_rng(12).integers(1, 65, size=(10, 50)) / 64).astype(np.float32)
     reference = scan(p.astype(np.float64))
@@ -301,9 +352,10 @@ P = np.full((3, 4), 0.1)
         (np.array([[0.1, np.nan]]), {"alphas": "exact"}, "p holds NaN"),
         (np.array([[0.1, np.inf]]), {}, "p holds values from 0.1 to inf"),
         (np.array([[-0.00001, 0.2]]), {}, "p holds values from -1e-05"),
-        (np.array([[-0.1, 0.2]]), {"alphas": [0.1, 0.3]}, "p holds values from -0.1"),
+        (np.array([[-0.1, 0.2]]), {"alphas": [0.1, 0.11, 0.3]}, "p holds values from -0.1"),
+        (np.array([[-1e300, np.nan]]), {"alphas": [0.1, 0.11, 0.3]}, "p holds NaN"),
         (np.array([[0.1, 1.2]]), {"alphas": 300}, "p holds values from 0.1 to 1.2"),
-        (np.array([[0.1, 1.2]]), {"alphas": [0.2, 0.2001]}, "p holds values from 0.1 to 1.2"),
+        (np.array([[0.1, 1.2]]), {"alphas": [0.2, 0.20001, 0.3]}, "p holds values from 0.1 to 1.2"),
         (P, {"alpha_max": 0.0}, "alpha_max is 0.0"),
         (P, {"alpha_max": 1.0}, "alpha_max is 1.0"),
         (P, {"alphas": [0.0, 0.2]}, "alphas must hold"),
