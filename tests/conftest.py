@@ -28,6 +28,14 @@ def tiny():
     return make_lm
 
 
+@pytest.fixture(scope="session")
+def wired(tmp_path_factory):
+    """A tiny model into which a persona is wired, and a study of it. Tests share both: leave them as they were."""
+    from wired import make_wired_study
+
+    return make_wired_study(tmp_path_factory.mktemp("wired"))
+
+
 @pytest.fixture
 def unchecked(monkeypatch):
     """Lets an argument of a wrong type pass the checker of the tests and reach the library's own check."""

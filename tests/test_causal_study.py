@@ -3,16 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from wired import NODES, save_wired_model, write_wired_statements
+from wired import NODES
 
 import utils.causal_study
-import utils.study
 from utils.causal_figures import describe_found, draw_causal, list_drawn, main_effects
 from utils.causal_settings import CausalConfig, Check
 from utils.causal_study import open_causal, run_causal
 from utils.contrasts import split_parts
-from utils.models import load_model
-from utils.settings import StudyConfig
 
 CHECKS = (Check("steer", "likelihood", "neutral"), Check("ablate", "likelihood", "persona"))
 CONFIG = CausalConfig(
@@ -29,21 +26,6 @@ CONFIG = CausalConfig(
     permutations=19,
 )
 QUIET = {"progress": False}
-
-
-@pytest.fixture(scope="module")
-def wired(tmp_path_factory):
-    """The wired model, and a study of it without pictures."""
-    folder = tmp_path_factory.mktemp("wired")
-    model = save_wired_model(folder / "model")
-    statements = write_wired_statements(folder / "statements.csv")
-    options = {"runs": 10, "permutations": 19, "n_clean": 10, "n_anomalous": 10, "jobs": 1}
-    config = StudyConfig(model=str(model), device="cpu", statements=str(statements), **options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils.study, "draw_figures", lambda study: (study.folder / "figures").mkdir())
-        patch.setattr(utils.study, "write_report", lambda study: None)
-        study = utils.study.run_study(folder / "study", config, **QUIET)
-    return load_model(str(model), device="cpu"), study
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,37 @@ def test_weights_come_back_bit_for_bit(tiny, dtype):
         assert_same_bits(lm, state)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt-2"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_compiled_loops_do_what_boolean_indexing_does(tiny, monkeypatch, dtype, kind):
+    """The loops are for the CPU; what other devices are given is run here as well, and both leave the same bits."""
+    lm, found = tiny(kind), []
+    lm.model.to(dtype)
+    mask, other = make_masks(lm)
+    for compiled in (True, False):
+        monkeypatch.setattr("utils.pruned_weights._compiled", lambda _weight, compiled=compiled: compiled)
+        state = copy_weights(lm)
+        with mask.applied(lm, 0.5) as active:
+            scaled = copy_weights(lm)
+            active.switch(other)
+            found.append((scaled, copy_weights(lm)))
+        assert_same_bits(lm, state)
+    for one, two in zip(*found, strict=True):
+        assert all(torch.equal(one[name].view(torch.uint8), two[name].view(torch.uint8)) for name in one)
+
+
+def test_a_mask_that_keeps_all_or_nothing_of_a_matrix(tiny):
+    lm = tiny()
+    mask, _ = make_masks(lm)
+    names = list(mask.bits)
+    bits = {names[0]: np.full_like(mask.bits[names[0]], 255), names[1]: np.zeros_like(mask.bits[names[1]])}
+    state = copy_weights(lm)
+    with PersonaMask({**mask.bits, **bits}, mask.config).applied(lm):
+        assert torch.equal(names[0].weight(lm), state[names[0].name])
+        assert not names[1].weight(lm).any()
+    assert_same_bits(lm, state)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_weights_come_back_after_an_error(tiny, error):
     lm = tiny()
@@ -208,6 +239,14 @@ def test_independent_masks_agree_as_expected(tiny):
     a, b = (persona_mask(lm, calibration, score="random", sparsity=0.7, rng=seed, **QUIET) for seed in (0, 1))
     table = a.overlap(b)
     np.testing.assert_allclose(table["jaccard"], table["expected_jaccard"], atol=0.01)
+
+
+def test_a_mask_for_another_dtype(tiny):
+    lm = tiny()
+    mask, _ = make_masks(lm)
+    lm.model.to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"made for tiny-llama in float32 .* this is tiny-llama in bfloat16"):
+        mask.check_model(lm)
 
 
 def test_a_mask_for_another_model(tiny):

@@ -6,9 +6,13 @@ import typer
 from patched import LONGER, make_questions, make_wide
 from typer.testing import CliRunner
 
+from utils.answers import answer_questions, persona_answers
+from utils.choice_prompts import identity_prompt
+from utils.effects import summarise_cells
 from utils.patch_cli import patch
 from utils.patch_figures import write_figures
-from utils.patch_study import flip_summary, run_patching
+from utils.patch_study import flip_summary, list_changes, run_patching
+from utils.patching import list_cells, patch_questions
 
 IDENTITIES = pd.DataFrame(
     {"identity": ["nurse", "purse", "cats", "dogs"], "group": ["race-and-colour"] * 2 + ["b"] * 2}
@@ -18,7 +22,7 @@ IDENTITIES = pd.DataFrame(
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     out = tmp_path_factory.mktemp("patching") / "run"
-    options = {"n_questions": 3, "identities": IDENTITIES, "progress": False}
+    options = {"n_questions": 3, "identities": IDENTITIES, "asked_identities": IDENTITIES[2:], "progress": False}
     return run_patching(make_wide(), *LONGER, make_questions(5), out, **options)
 
 
@@ -41,6 +45,41 @@ def test_exact_and_approximate_grids_have_the_same_cells(result):
     grid, approximate = (result.tables[name][keys] for name in ("grid", "attribution"))
     assert len(grid.merge(approximate)) == len(grid)
     assert result.tables["agreement"].query("component == 'all'")["n_cells"].sum() == len(grid)
+
+
+def test_grid_and_heads_are_what_each_of_them_gives_by_itself(result):
+    lm, chosen = make_wide(), result.tables["questions"]
+    for name, cells in (
+        ("grid", list_cells(lm, ["resid", "attn", "mlp"], None, ["persona", "question", "last"])),
+        ("heads", list_cells(lm, ["heads"], None, ["last"])),
+    ):
+        alone = summarise_cells(patch_questions(lm, *LONGER, chosen, cells, progress=False), rng=0)
+        pd.testing.assert_frame_equal(result.tables[name], alone, atol=1e-4)
+
+
+def test_what_identities_change_is_compared_with_the_base(result):
+    changes = result.tables["changes"].query("kind == 'identity'")
+    assert changes["identity"].tolist() == [LONGER[1], "cats", "dogs"]
+    alone = persona_answers(make_wide(), make_questions(5), IDENTITIES[2:], base=LONGER[0], progress=False)
+    same = ["identity", "accuracy", "accuracy_low", "changed", "shift", "shift_high", "gained", "lost", "p_value"]
+    expected = alone.query("kind == 'identity'")[same].reset_index(drop=True)
+    pd.testing.assert_frame_equal(changes[same].iloc[1:].reset_index(drop=True), expected, atol=1e-5)
+    source = answer_questions(make_wide(), make_questions(5), system=identity_prompt(LONGER[1]), progress=False)
+    assert changes["accuracy"].iloc[0] == source["correct"].mean()
+
+
+def test_changes_are_listed_with_their_intervals(result):
+    listed = list_changes(result.tables["changes"])
+    assert listed["group"].tolist() == ["source", "b", "b", "b"]
+    row = result.tables["changes"].iloc[1]
+    assert listed["shift"].iloc[1] == f"{row['shift']:.2f} ({row['shift_low']:.2f} to {row['shift_high']:.2f})"
+
+
+def test_a_grid_too_coarse_for_the_claims_is_run_without_them(tmp_path, caplog):
+    lm = make_wide()
+    found = run_patching(lm, *LONGER, make_questions(2), tmp_path, layers=[1, 3], n_questions=1, progress=False)
+    assert "claims" not in found.tables
+    assert "no claims" in caplog.text
 
 
 def test_figures_are_written(result):
@@ -67,9 +106,12 @@ def test_the_command(tmp_path, monkeypatch):
     app = typer.Typer()
     app.command("patch")(patch)
     options = ["--source", "very careless student", "--base", "nurse", "--n", "2", "--out", str(tmp_path / "out")]
-    files = ["--questions", str(tmp_path / "q.csv"), "--identities", str(tmp_path / "i.csv")]
+    files = ["--questions", str(tmp_path / "q.csv"), "--identities", str(tmp_path / "i.csv"), "--per-group", "1"]
     done = CliRunner().invoke(app, options + files, catch_exceptions=False)
     assert done.exit_code == 0
+    asked = pd.read_parquet(tmp_path / "out" / "changes.parquet").query("kind == 'identity'")["identity"]
+    assert asked.tolist() == ["very careless student", "purse", "cats"]
+    assert "p_adjusted" in done.output
     assert "agreement" in done.output
     assert "spearman" in done.output
     assert "tables and" in done.output

@@ -114,6 +114,21 @@ def test_no_pass_holds_more_tokens_than_allowed(max_tokens):
     assert max(seen) <= max(max_tokens, length)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma-2", "falcon-grouped"])
+def test_segments_that_begin_close_together_share_passes_and_the_tokens_before(kind):
+    lm = make_wide(kind)
+    pair, base, source = prepare(lm)
+    cells = list_cells(lm, ["attn", "mlp"], [2], ["persona", "question"])
+    shapes = []
+    handle = lm.embedding.register_forward_hook(lambda _module, args, _output: shapes.append(tuple(args[0].shape)))
+    total, _ = run_cells(lm, pair, base, source, cells, whole, max_tokens=4096)
+    handle.remove()
+    assert shapes == [(1, pair.base.start), (4, len(pair.base.ids) - pair.base.start)]
+    for cell, logits in zip(cells, total, strict=True):
+        act = put(source.values[cell.component][2], *pair.places(cell.segment))
+        np.testing.assert_allclose(logits, run_plainly(lm, pair.base, (cell.component, 2, act)), atol=1e-5)
+
+
 def test_hooks_are_gone_after_an_error():
     lm = make_wide()
     pair, base, source = prepare(lm)

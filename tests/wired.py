@@ -4,9 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
+
+import utils.study
+from utils.models import LanguageModel, load_model
+from utils.results import Study
+from utils.settings import StudyConfig
 
 PERSONA, OTHER = "warm", "cold"
 NODES = {7: 1, 20: -1, 33: 1, 41: 1, 50: -1}
@@ -84,3 +90,16 @@ def write_wired_statements(path: Path, n_pairs: int = 80) -> Path:
             rows.append({**row, "statement": text, "pair": f"pair-{i}"})
     pd.DataFrame(rows).to_csv(path, index=False)
     return path
+
+
+def make_wired_study(folder: Path) -> tuple[LanguageModel, Study]:
+    """The wired model, and a study of it without pictures."""
+    model = save_wired_model(folder / "model")
+    statements = write_wired_statements(folder / "statements.csv")
+    options = {"runs": 10, "permutations": 19, "n_clean": 10, "n_anomalous": 10, "jobs": 1}
+    config = StudyConfig(model=str(model), device="cpu", statements=str(statements), **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils.study, "draw_figures", lambda study: (study.folder / "figures").mkdir())
+        patch.setattr(utils.study, "write_report", lambda study: None)
+        study = utils.study.run_study(folder / "study", config, progress=False)
+    return load_model(str(model), device="cpu"), study
