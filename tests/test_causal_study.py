@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from wired import NODES
 
-import utils.causal_study
+import utils.causal_values
 from utils.causal_figures import describe_found, draw_causal, list_drawn, main_effects
 from utils.causal_settings import CausalConfig, Check
 from utils.causal_study import open_causal, run_causal
@@ -87,7 +87,7 @@ def test_an_interrupted_check_goes_on(wired, tmp_path, monkeypatch):
     lm, study = wired
     small = replace(CONFIG, n_random=30, n_matched=0, strengths=(), sizes=(), layers=(), n_cost=0)
     whole = run_causal(lm, study, small, out=tmp_path / "whole", **QUIET)
-    real, calls = utils.causal_study.score_interventions, []
+    real, calls = utils.causal_values.score_interventions, []
 
     def stop_at_third(*args, **options):
         calls.append(1)
@@ -95,7 +95,7 @@ def test_an_interrupted_check_goes_on(wired, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    monkeypatch.setattr(utils.causal_study, "score_interventions", stop_at_third)
+    monkeypatch.setattr(utils.causal_values, "score_interventions", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         run_causal(lm, study, small, out=tmp_path, **QUIET)
     run_causal(lm, study, small, out=tmp_path, **QUIET)

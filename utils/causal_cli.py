@@ -37,7 +37,7 @@ def causal(
     layer_step: Annotated[int, typer.Option(min=0, help="Further layers: every n-th; 0 for none.")] = 5,
     curve: Annotated[int, typer.Option(min=1, help="Random sets at every further strength, size and layer.")] = 10,
     cost: Annotated[int, typer.Option(min=0, help="Questions and neutral texts for the cost; 0 for none.")] = 60,
-    out: Annotated[Path | None, typer.Option(help="Folder; causal/<persona> in the study's by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; causal/PERSONA in the study's by default.")] = None,
     model: Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; the study's by default.")] = None,
     dtype: Annotated[
@@ -68,7 +68,7 @@ def causal(
         size=size,
         scope=scope,
         strength=strength,
-        layers=range(layer_step, lm.n_layers + 1, layer_step) if layer_step else (),
+        layers=[k for k in study.activations["layer"].to_numpy().tolist() if layer_step and k and k % layer_step == 0],
         n_cost=cost,
         seed=seed,
     )

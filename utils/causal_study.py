@@ -2,51 +2,42 @@
 
 import importlib.metadata
 import json
-import logging
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from utils.causal_cells import (
     Cell,
     Replacements,
     main_strength,
-    make_intervention,
     plan_layer,
     plan_main,
     plan_sizes,
     plan_strengths,
 )
 from utils.causal_costs import measure_costs
-from utils.causal_effects import ASKED, CLEAN, RANDOM, summarise_effects
+from utils.causal_effects import RANDOM, summarise_effects
 from utils.causal_prompts import PersonaPrompts, find_replacements
 from utils.causal_settings import CausalConfig, Check
+from utils.causal_values import ask_in_words, collect_values, run_cells
 from utils.contrasts import find_contrasts, split_parts
 from utils.held_out import hold_out
-from utils.intervention_scores import score_interventions
 from utils.layer_nodes import LayerNodes, scan_layer
 from utils.models import LanguageModel
 from utils.node_controls import scanned_nodes
 from utils.nodes import NodeSet
 from utils.persona_prompts import persona_prompt
-from utils.prompt_scores import score_prompts
 from utils.results import Study
 from utils.settings import StudyConfig, scan_options
 from utils.sources import open_source
 from utils.stages import key_of, replace_text, write_frame
-
-logger = logging.getLogger(__name__)
-
-# Interventions that are run and written together: what an interruption costs at most.
-_TOGETHER = 25
 
 
 @dataclass(frozen=True)
@@ -110,13 +101,17 @@ def run_causal(
     acts, texts = study.activations, _read_texts(options)
     contrast = find_contrasts(acts, contrast=options.contrast, personas=[persona])[0]
     held = hold_out(contrast, split_parts(acts, rng=options.seed), config.n_pairs, rng=config.seed)
-    scanning = {**scan_options(options), "n_permutations": config.permutations, "n_jobs": options.jobs or 2}
+    scanning = {
+        **scan_options(options),
+        "n_permutations": config.permutations,
+        "n_jobs": options.jobs or os.cpu_count() or 1,
+    }
 
     @cache
     def nodes_at(layer: int) -> LayerNodes:
         return scan_layer(layer, acts.sel(layer=layer).to_numpy(), held.rest, scanning)
 
-    layer = int(config.layer or study.best_layer)
+    layer = study.best_layer if config.layer is None else config.layer
     sets = nodes_at(layer).choose(config.size, threshold=options.threshold)
     size = len(sets["scan"])
     sets |= _other_persona(study, persona, layer, size)
@@ -132,11 +127,11 @@ def run_causal(
     def replacements_at(layer: int, check: Check) -> Replacements:
         return find_replacements(lm, prompts, check, layer, scope=config.scope, rng=config.seed)
 
-    run = partial(_run_part, lm, prompts, config, nodes_at, replacements_at)
-    values = _run_cells(
-        cells, run, key_of(lm.fingerprint, asdict(prompts), config.scope, config.seed), folder, progress
-    )
-    values = pd.concat([values, _ask_in_words(lm, prompts, config, layer, size)], ignore_index=True)
+    run = partial(run_cells, lm, prompts, nodes_at, replacements_at, scope=config.scope)
+    base = key_of(lm.fingerprint, asdict(prompts), asdict(options), config.scope, config.permutations, config.seed)
+    values = [collect_values(cells, run, base=base, folder=folder / "parts", progress=progress)]
+    values += [ask_in_words(lm, prompts, check, layer, size, main_strength(config, check)) for check in config.checks]
+    values = pd.concat(values, ignore_index=True)
     effects = summarise_effects(values, rng=config.seed)
     costs = None
     if config.n_cost:
@@ -227,81 +222,6 @@ def _other_persona(study: Study, persona: str, layer: int, size: int) -> dict[st
     contrast = find_contrasts(study.activations, contrast=study.config["contrast"], personas=[other])[0]
     difference = values[contrast.h1].mean(axis=0) - values[contrast.h0].mean(axis=0)
     return {f"scan of {other}": scanned_nodes(runs, np.where(difference >= 0, 1, -1), size=size)}
-
-
-def _run_cells(
-    cells: Sequence[Cell], run: Callable[[list[Cell]], pd.DataFrame], base: str, folder: Path, progress: bool
-) -> pd.DataFrame:
-    """Preference of every pair under every cell; parts that are on disk are read from there."""
-    frames = []
-    rank = {check: place for place, check in enumerate(dict.fromkeys(cell.check for cell in cells))}
-    ordered = sorted(cells, key=lambda cell: (cell.layer, rank[cell.check]))
-    with tqdm(total=len(cells), desc="node sets", disable=not progress) as bar:
-        for (layer, check), group in groupby(ordered, key=lambda cell: (cell.layer, cell.check)):
-            own = [Cell(layer, check, 0.0, CLEAN, -1, 0, frozenset()), *group]
-            for first in range(0, len(own), _TOGETHER):
-                part = own[first : first + _TOGETHER]
-                path = folder / "parts" / f"{key_of(base, [_describe(cell) for cell in part])}.parquet"
-                if not path.exists():
-                    write_frame(path, run(part))
-                frames.append(pd.read_parquet(path))
-                bar.update(sum(cell.selector != CLEAN for cell in part))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _run_part(
-    lm: LanguageModel,
-    prompts: PersonaPrompts,
-    config: CausalConfig,
-    nodes_at: Callable[[int], LayerNodes],
-    replacements_at: Callable[[int, Check], Replacements],
-    cells: Sequence[Cell],
-) -> pd.DataFrame:
-    """Cells of one layer and check."""
-    layer, check = cells[0].layer, cells[0].check
-    readout = prompts.readout(lm.tokenizer, check)
-    changes = [make_intervention(cell, nodes_at(layer), partial(replacements_at, layer, check)) for cell in cells]
-    scores = score_interventions(lm, readout, changes, scope=config.scope, progress=False)
-    return _label(cells, prompts.difference(scores / readout.n_read), lm.d_model)
-
-
-def _ask_in_words(
-    lm: LanguageModel, prompts: PersonaPrompts, config: CausalConfig, layer: int, size: int
-) -> pd.DataFrame:
-    """What asking for the persona does, for comparison with every check of the main comparison that does not ask."""
-    frames = []
-    for check in config.checks:
-        if check.prompt == "neutral":
-            readout = prompts.readout(lm.tokenizer, replace(check, prompt="persona"))
-            scores = score_prompts(lm, readout, progress=False) / readout.n_read
-            cell = Cell(layer, check, main_strength(config, check), ASKED, -1, size, frozenset())
-            frames.append(_label([cell], prompts.difference(scores[None]), lm.d_model))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _describe(cell: Cell) -> list:
-    nodes = None if cell.nodes is None else [list(node) for node in sorted(cell.nodes)]
-    return [cell.layer, str(cell.check), cell.strength, cell.selector, cell.draw, cell.size, nodes]
-
-
-def _label(cells: Sequence[Cell], preference: np.ndarray, width: int) -> pd.DataFrame:
-    n_pairs = preference.shape[1]
-    rows = [
-        {
-            "layer": cell.layer,
-            "mode": cell.check.mode,
-            "measure": cell.check.measure,
-            "prompt": cell.check.prompt,
-            "strength": cell.strength,
-            "size": cell.size,
-            "selector": cell.selector,
-            "draw": cell.draw,
-            "n_nodes": width if cell.nodes is None else len(cell.nodes),
-        }
-        for cell in cells
-    ]
-    frame = pd.DataFrame(rows).loc[np.repeat(np.arange(len(cells)), n_pairs)].reset_index(drop=True)
-    return frame.assign(pair=np.tile(np.arange(n_pairs), len(cells)), value=preference.ravel())
 
 
 def _counts_cost(cell: Cell, config: CausalConfig, layer: int, size: int) -> bool:
