@@ -52,7 +52,7 @@ def make_readout(lm: LanguageModel, check: Check) -> Readout:
 
 def make_interventions(lm: LanguageModel, check: Check, readout: Readout, layer: int, n: int) -> list[Intervention]:
     sets = random_sets(SIZE, np.ones(lm.d_model, dtype=int), n, rng=0)
-    residuals = mean_residuals(lm, readout, layer, progress=False)
+    residuals = mean_residuals(lm, readout, layer)
     if check.mode == "steer":
         norm = float(np.linalg.norm(residuals, axis=1).mean())
         return [steer(layer, nodes, residuals.std(axis=0), strength=0.2, norm=norm) for nodes in sets]

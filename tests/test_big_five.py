@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from utils import big_five
-from utils.big_five import ITEM, load_items, report_traits
+from utils.big_five import ITEM, find_trait, load_items, report_traits
 from utils.preference import answer_odds
 
 
@@ -57,5 +57,21 @@ def test_unknown_trait(tiny, inventory):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr(big_five, "has_items", lambda: False)
+    assert find_trait("extraversion") is None
     with pytest.raises(ModuleNotFoundError, match="pip install ffm"):
         load_items()
+
+
+def test_only_big_five_personas_have_a_trait(inventory):
+    assert find_trait("extraversion") == "extraversion"
+    assert find_trait("politically-liberal") is None
+
+
+@pytest.mark.skipif(not big_five.has_items(), reason="the optional package ffm is not installed")
+def test_the_packages_own_items():
+    """24 items a trait; and two whose keys can be told by reading them."""
+    items = load_items()
+    assert items["trait"].value_counts().to_dict() == dict.fromkeys(big_five.TRAITS, 24)
+    keys = items.set_index("item")["key"]
+    assert {keys[name] for name in items["item"] if "friends easily" in name.lower()} == {1}
+    assert {keys[name] for name in items["item"] if "prefer to be alone" in name.lower()} == {-1}

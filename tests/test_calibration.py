@@ -2,9 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import save_file
 from tiny import ARCHITECTURES
 
-from utils.calibration import Calibration, calibrate, name_seen
+from utils.calibration import Calibration, calibrate, calibrate_labellings, name_seen
 from utils.linears import find_linears
 
 POSITIVE = ["I like cats.", "People should keep what they earn, and so do I.", "The state ought to help."]
@@ -61,6 +62,35 @@ def test_padding_takes_no_part(tiny, monkeypatch):
     b = calibrate(lm, [*POSITIVE, "x"], NEGATIVE, batch_size=1, progress=False)
     for name in a.sums["positive"]:
         np.testing.assert_allclose(a.sums["positive"][name], b.sums["positive"][name], rtol=1e-4, atol=1e-4)
+
+
+def test_several_labellings_at_once_are_each_as_if_alone(tiny):
+    """A text on both sides, on one side twice, and sides that swap: each statement runs once and counts as it should."""
+    lm = tiny()
+    labellings = [(POSITIVE, NEGATIVE), (NEGATIVE, [POSITIVE[0], *POSITIVE]), ([*NEGATIVE, POSITIVE[1]], POSITIVE[:2])]
+    together = calibrate_labellings(lm, labellings, progress=False)
+    for found, sides in zip(together, labellings, strict=True):
+        alone = {
+            side: inputs_one_by_one(lm, texts) for side, texts in zip(("positive", "negative"), sides, strict=True)
+        }
+        for side, parts in alone.items():
+            for linear, inputs in parts.items():
+                norms = np.stack([np.linalg.norm(each, axis=0) for each in inputs])
+                assert (found.n_statements[side], found.n_tokens[side]) == (len(inputs), sum(map(len, inputs)))
+                mean, _ = found.norm_moments(side, linear.name, length_normalised=False)
+                np.testing.assert_allclose(mean, norms.mean(0), rtol=1e-3, atol=1e-4 * norms.max())
+        assert found.seen == name_seen([*sides[0], *sides[1]])
+
+
+def test_each_statement_runs_once(tiny, monkeypatch):
+    lm, given = tiny(), []
+    find_linears(lm)  # looks the model over with a small pass of its own
+    real = lm.decoder.forward
+    monkeypatch.setattr(
+        lm.decoder, "forward", lambda **options: given.append(len(options["input_ids"])) or real(**options)
+    )
+    calibrate_labellings(lm, [(POSITIVE, NEGATIVE), (NEGATIVE, POSITIVE)], progress=False)
+    assert sum(given) == len({*POSITIVE, *NEGATIVE})
 
 
 def test_sums_are_double_precision(tiny):
@@ -124,6 +154,9 @@ def test_truncated_and_foreign_files(tiny, tmp_path):
         Calibration.load(path)
     path.write_text("{}")
     with pytest.raises(ValueError, match="holds no calibration"):
+        Calibration.load(path)
+    save_file({"x": np.zeros(1)}, path, metadata={"mask": "{}"})
+    with pytest.raises(ValueError, match="holds no calibration, but mask"):
         Calibration.load(path)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         Calibration.load(tmp_path / "none")

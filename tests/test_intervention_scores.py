@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny import ARCHITECTURES
 
-from utils.intervention_scores import mean_residuals, score_interventions
+from utils.intervention_scores import cache_prompts, mean_residuals, score_interventions
 from utils.interventions import Intervention, ablate, ablate_along, intervene, patch_nodes, scope_mask, steer
 from utils.readouts import agreement_readout, likelihood_readout
 
@@ -62,11 +62,20 @@ def test_batching_does_not_matter(tiny, max_tokens):
         np.testing.assert_allclose(found, score_interventions(lm, readout, own, **QUIET), atol=1e-4)
 
 
+def test_cached_prompts_serve_several_calls(tiny):
+    lm = make(tiny, "llama", template="long")
+    readout, changes = likelihood_readout(lm.tokenizer, STATEMENTS), some_interventions(lm, 1, 3)
+    whole = score_interventions(lm, readout, changes, scope="statement", **QUIET)
+    cached = cache_prompts(lm, readout, 1, scope="statement")
+    parts = [score_interventions(lm, cached, [change], **QUIET) for change in changes]
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+
+
 def test_means_are_over_the_changed_tokens(tiny):
     lm = make(tiny, "llama", template="long")
     readout = agreement_readout(lm.tokenizer, STATEMENTS)
     for scope in ("all", "statement", "last"):
-        found = mean_residuals(lm, readout, 2, scope=scope, **QUIET)
+        found = mean_residuals(lm, readout, 2, scope=scope)
         for i, (prompt, mask) in enumerate(zip(readout.prompts, scope_mask(readout, scope), strict=True)):
             with torch.no_grad():
                 hidden = lm.model(torch.tensor([prompt.ids]), output_hidden_states=True).hidden_states[2][0]
@@ -74,7 +83,7 @@ def test_means_are_over_the_changed_tokens(tiny):
 
 
 def test_bad_input_is_named(tiny):
-    lm = make(tiny, "llama")
+    lm = make(tiny, "llama", template="long")
     readout = likelihood_readout(lm.tokenizer, STATEMENTS)
     with pytest.raises(ValueError, match="nothing to run"):
         score_interventions(lm, readout, [], **QUIET)
@@ -82,6 +91,10 @@ def test_bad_input_is_named(tiny):
         score_interventions(lm, readout, [Intervention(4)], **QUIET)
     with pytest.raises(ValueError, match="one layer"):
         score_interventions(lm, readout, [Intervention(1), Intervention(2)], **QUIET)
+    with pytest.raises(ValueError, match="cached at layer 1"):
+        score_interventions(lm, cache_prompts(lm, readout, 1), [Intervention(2)], **QUIET)
+    with pytest.raises(ValueError, match="shared=False"):
+        score_interventions(lm, cache_prompts(lm, readout, 1), [ablate(1, {3}, np.zeros((3, lm.d_model)))], **QUIET)
     with pytest.raises(ValueError, match="max_tokens"):
         score_interventions(lm, readout, [Intervention(1)], max_tokens=0, **QUIET)
     with pytest.raises(ValueError, match="2 rows for 3 prompts"):

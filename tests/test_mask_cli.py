@@ -1,7 +1,9 @@
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from utils.calibration import SIDES, Calibration
 from utils.mask_cli import mask_app
 from utils.masks import PersonaMask
 
@@ -31,6 +33,7 @@ def test_from_statements_to_answers(run, tmp_path):
     assert all(name in shown for name in ("dense", "system prompt", "few-shot", "open + prompt", "perplexity"))
     measured, summary = (pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("measured", "summary"))
     likelihood = measured[(measured["measure"] == "likelihood") & (measured["condition"] == "open")]["value"]
+    assert f"({len(likelihood)} held-out pairs)" in shown
     row = summary[(summary["measure"] == "likelihood") & (summary["condition"] == "open")]
     assert row["estimate"].item() == pytest.approx(likelihood.mean())
     shown = run("generate", "Who are you?", mask, "--max-tokens", 3, "--system", "You are kind.").output
@@ -48,6 +51,33 @@ def test_both_sides_can_be_built(run, tmp_path, score):
         masks.append(PersonaMask.load(path))
     assert {linear.layer for linear in masks[0].bits} == {1, 3}
     assert (masks[0].jaccard(masks[1]).max() == 0) == (score == "disjoint")
+
+
+def test_options_of_the_norms_reach_the_mask(run, tmp_path):
+    calibration, mask = tmp_path / "c.safetensors", tmp_path / "m.safetensors"
+    run("calibrate", "openness", calibration, "--pairs", 4)
+    run("build", calibration, mask, "--no-length-normalised", "--tau", 0.5)
+    config = PersonaMask.load(mask).config
+    assert (config["length_normalised"], config["tau"]) == (False, 0.5)
+
+
+def test_shuffled_sides_are_of_the_same_statements(run, tmp_path):
+    found = {}
+    for name, options in {"true": [], "shuffled": ["--shuffle", 3]}.items():
+        run("calibrate", "openness", tmp_path / name, "--pairs", 4, *options)
+        found[name] = Calibration.load(tmp_path / name)
+    assert found["true"].seen == found["shuffled"].seen
+    linear = found["true"].linears[0].name
+    totals = [sum(each.sums[side][linear] for side in SIDES) for each in found.values()]
+    np.testing.assert_allclose(*totals, rtol=1e-4)
+    assert not np.allclose(*(each.sums["positive"][linear] for each in found.values()), rtol=1e-3)
+    with pytest.raises(ValueError, match="without --other"):
+        run("calibrate", "openness", tmp_path / "c", "--shuffle", 1, "--other", "extraversion")
+
+
+def test_a_sparsity_out_of_range_is_refused_before_anything_is_read(run, tmp_path):
+    with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+        run("build", tmp_path / "none", tmp_path / "m", "--sparsity", 1.0)
 
 
 def test_layers_that_are_no_numbers(run, tmp_path):

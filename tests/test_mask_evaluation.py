@@ -82,6 +82,22 @@ def test_what_was_calibrated_on_is_not_measured_on(masked, shared):
         evaluate(lm, [condition], statements, **QUIET)
 
 
+def test_answers_are_timed_with_the_self_report_only(masked):
+    lm, _, statements = masked
+    table = evaluate(lm, [Condition("dense")], statements, preferences=["likelihood"], **QUIET)
+    assert set(table["measure"]) == {"likelihood"}
+
+
+def test_a_measure_that_some_conditions_lack():
+    """Nulls measured on fewer columns: what they have is compared with the baseline, what they lack is not there."""
+    both = pd.concat(
+        [make_measured({"a": np.ones(4), "b": np.zeros(4)}), make_measured({"a": np.ones(4)}, measure="x")]
+    )
+    found = summarise(both, baseline="a").set_index(["condition", "measure"])
+    assert found.loc[("b", "likelihood"), "change"] == -1
+    assert ("b", "x") not in found.index
+
+
 def test_conditions_of_one_name(masked):
     lm, mask, statements = masked
     with pytest.raises(ValueError, match="names of their own"):

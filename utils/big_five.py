@@ -10,12 +10,17 @@ from utils.models import LanguageModel
 from utils.preference import System, answer_odds
 
 ITEM = 'Does this statement describe you? Answer with "Yes" or "No".\n\n{item}'
-_TRAITS = ("agreeableness", "conscientiousness", "extraversion", "neuroticism", "openness")
+TRAITS = ("agreeableness", "conscientiousness", "extraversion", "neuroticism", "openness")
 
 
 def has_items() -> bool:
     """Whether the package with the items is installed."""
     return importlib.util.find_spec("FFM") is not None
+
+
+def find_trait(persona: str) -> str | None:
+    """The trait that a persona is called after, where there is one and its items are installed."""
+    return persona if persona in TRAITS and has_items() else None
 
 
 def load_items() -> pd.DataFrame:
@@ -75,8 +80,8 @@ def report_traits(
     ModuleNotFoundError, ValueError
         The package is not installed; an unknown trait.
     """
-    if trait is not None and trait not in _TRAITS:
-        raise ValueError(f"unknown trait {trait!r}; expected one of {', '.join(_TRAITS)}.")
+    if trait is not None and trait not in TRAITS:
+        raise ValueError(f"unknown trait {trait!r}; expected one of {', '.join(TRAITS)}.")
     items = load_items()
     items = items if trait is None else items[items["trait"] == trait].reset_index(drop=True)
     asked = [ITEM.format(item=item) for item in items["item"]]

@@ -7,6 +7,7 @@ tokens (no padding) and over statements are kept, in float64: five numbers an in
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from utils.models import LanguageModel
 from utils.prompts import encode_prompts, find_template
 
 SIDES: tuple[Side, Side] = ("positive", "negative")
+Statements = pd.DataFrame | Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +119,8 @@ class Calibration:
 
 def calibrate(
     lm: LanguageModel,
-    positive: pd.DataFrame | Sequence[str],
-    negative: pd.DataFrame | Sequence[str],
+    positive: Statements,
+    negative: Statements,
     *,
     role: Role = "system",
     head: bool = False,
@@ -149,33 +151,59 @@ def calibrate(
         A side without statements, an input that is not finite, or a model that masks cannot cover
         (:func:`utils.linears.find_linears`).
     """
-    texts = {"positive": _texts(positive), "negative": _texts(negative)}
-    for side in SIDES:
-        if not texts[side]:
+    options = {"role": role, "head": head, "batch_size": batch_size, "progress": progress}
+    return calibrate_labellings(lm, [(positive, negative)], **options)[0]
+
+
+def calibrate_labellings(
+    lm: LanguageModel,
+    labellings: Sequence[tuple[Statements, Statements]],
+    *,
+    role: Role = "system",
+    head: bool = False,
+    batch_size: int | Literal["auto"] = "auto",
+    progress: bool = True,
+) -> list[Calibration]:
+    """Calibrate on several pairs of sides, such as the true ones and shuffled ones; each statement is run once in all.
+
+    Parameters and errors as of :func:`calibrate`, a labelling being its ``(positive, negative)``.
+    """
+    sides = [(side, statements) for labelling in labellings for side, statements in zip(SIDES, labelling, strict=True)]
+    texts = [_texts(statements) for _, statements in sides]
+    for (side, _), own in zip(sides, texts, strict=True):
+        if not own:
             raise ValueError(f"the {side} side has no statements to calibrate on; give at least one.")
     linears = tuple(find_linears(lm, head=head))
     template = find_template(lm.tokenizer, role)
-    prompts = {side: encode_prompts(lm.tokenizer, texts[side], template) for side in SIDES}
-    fingerprint = lm.fingerprint
-    sums: dict[Side, dict[str, np.ndarray]] = {
-        side: sum_inputs(lm, linears, prompts[side], batch_size=batch_size, progress=progress) for side in SIDES
+    unique = list(dict.fromkeys(text for own in texts for text in own))
+    prompts = encode_prompts(lm.tokenizer, unique, template)
+    counted = [Counter(own) for own in texts]
+    counts = np.array([[count[text] for text in unique] for count in counted], float)
+    config = {
+        "model": lm.name,
+        "revision": lm.revision or "",
+        "fingerprint": lm.fingerprint,
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "role": template.role,
+        "template": [template.before, template.after],
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    return Calibration(
-        linears,
-        sums,
-        {side: len(prompts[side]) for side in SIDES},
-        {side: sum(len(prompt.ids) for prompt in prompts[side]) for side in SIDES},
-        {
-            "model": lm.name,
-            "revision": lm.revision or "",
-            "fingerprint": fingerprint,
-            "dtype": str(lm.dtype).removeprefix("torch."),
-            "role": template.role,
-            "template": [template.before, template.after],
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        },
-        frozenset(name_seen(positive)) | frozenset(name_seen(negative)),
-    )
+    sums = sum_inputs(lm, linears, prompts, counts, batch_size=batch_size, progress=progress)
+    tokens = counts @ np.array([len(prompt.ids) for prompt in prompts])
+    found = []
+    for place in range(0, len(sides), 2):
+        rows = dict(zip(SIDES, (place, place + 1), strict=True))
+        found.append(
+            Calibration(
+                linears,
+                {side: {name: value[row] for name, value in sums.items()} for side, row in rows.items()},
+                {side: len(texts[row]) for side, row in rows.items()},
+                {side: int(tokens[row]) for side, row in rows.items()},
+                dict(config),
+                frozenset().union(*(name_seen(sides[row][1]) for row in rows.values())),
+            )
+        )
+    return found
 
 
 def name_seen(statements: pd.DataFrame | Iterable[str]) -> set[str]:
@@ -189,12 +217,17 @@ def read_record(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str,
     """The tensors of a safetensors file and the record of that kind in its header."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}.")
+    record = None
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            record = json.loads((file.metadata() or {})[kind])
-            return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            held = file.metadata() or {}
+            if kind in held:
+                record = json.loads(held[kind]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} holds no {kind}, or is cut short ({error}); make it again.") from None
+    if record is None:
+        raise ValueError(f"{path} holds no {kind}, but {', '.join(held) or 'other tensors'}; give another file.")
+    return record[1], record[0]
 
 
 def read_linears(rows: list[dict[str, Any]]) -> tuple[Linear, ...]:

@@ -71,7 +71,7 @@ def find_replacements(
     """
 
     def read(asked: Check, texts: Sequence[str] | None) -> np.ndarray:
-        return mean_residuals(lm, prompts.readout(lm.tokenizer, asked, texts), layer, scope=scope, progress=False)
+        return mean_residuals(lm, prompts.readout(lm.tokenizer, asked, texts), layer, scope=scope)
 
     neutral, n = replace(check, prompt="neutral"), len(prompts.h1)
     own, h1, h0 = read(check, None), read(neutral, prompts.rest_h1), read(neutral, prompts.rest_h0)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from utils.causal_settings import CausalConfig, Check
 from utils.causal_values import ask_in_words, collect_values, run_cells
 from utils.contrasts import find_contrasts, split_parts
 from utils.held_out import hold_out
+from utils.intervention_scores import CachedPrompts, cache_prompts
 from utils.layer_nodes import LayerNodes, scan_layer
 from utils.models import LanguageModel
 from utils.node_controls import scanned_nodes
@@ -127,7 +128,12 @@ def run_causal(
     def replacements_at(layer: int, check: Check) -> Replacements:
         return find_replacements(lm, prompts, check, layer, scope=config.scope, rng=config.seed)
 
-    run = partial(run_cells, lm, prompts, nodes_at, replacements_at, scope=config.scope)
+    @lru_cache(1)
+    def cached_at(layer: int, check: Check) -> CachedPrompts:
+        readout, shared = prompts.readout(lm.tokenizer, check), check.mode in ("steer", "ablate")
+        return cache_prompts(lm, readout, layer, scope=config.scope, shared=shared or config.scope != "all")
+
+    run = partial(run_cells, lm, prompts, nodes_at, replacements_at, cached_at)
     base = key_of(lm.fingerprint, asdict(prompts), asdict(options), config.scope, config.permutations, config.seed)
     values = [collect_values(cells, run, base=base, folder=folder / "parts", progress=progress)]
     values += [ask_in_words(lm, prompts, check, layer, size, main_strength(config, check)) for check in config.checks]

@@ -14,8 +14,7 @@ from utils.causal_cells import Cell, Replacements, make_intervention
 from utils.causal_effects import ASKED, CLEAN
 from utils.causal_prompts import PersonaPrompts
 from utils.causal_settings import Check
-from utils.choices import Scope
-from utils.intervention_scores import score_interventions
+from utils.intervention_scores import CachedPrompts, score_interventions
 from utils.layer_nodes import LayerNodes
 from utils.models import LanguageModel
 from utils.prompt_scores import score_prompts
@@ -70,16 +69,15 @@ def run_cells(
     prompts: PersonaPrompts,
     nodes_at: Callable[[int], LayerNodes],
     replacements_at: Callable[[int, Check], Replacements],
+    cached_at: Callable[[int, Check], CachedPrompts],
     cells: Sequence[Cell],
-    *,
-    scope: Scope = "all",
 ) -> pd.DataFrame:
-    """Values of cells of one layer and check."""
+    """Values of cells of one layer and check; ``cached_at`` gives the prompts of a check, run up to a layer."""
     layer, check = cells[0].layer, cells[0].check
-    readout = prompts.readout(lm.tokenizer, check)
     changes = [make_intervention(cell, nodes_at(layer), partial(replacements_at, layer, check)) for cell in cells]
-    scores = score_interventions(lm, readout, changes, scope=scope, progress=False)
-    return _label(cells, prompts.difference(scores / readout.n_read), lm.d_model)
+    cached = cached_at(layer, check)
+    scores = score_interventions(lm, cached, changes, progress=False)
+    return _label(cells, prompts.difference(scores / cached.readout.n_read), lm.d_model)
 
 
 def ask_in_words(

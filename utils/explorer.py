@@ -4,14 +4,15 @@ What is computed is in :mod:`utils.rescans`, what is drawn in :mod:`utils.explor
 works when.
 """
 
+import gc
 import logging
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from html import escape
-from io import BytesIO
 from threading import Lock
 from typing import Any, get_args
 
@@ -21,7 +22,7 @@ import xarray as xr
 
 from utils.choices import PartName, ScoreName, Tail
 from utils.explorer_panels import draw_panels, make_panels
-from utils.rescans import Rescan, Setting, read_sides, rescan, write_code
+from utils.rescans import Rescan, Setting, Sides, choose_statements, read_sides, rescan, write_code
 
 __all__ = ["Explorer", "Newest", "Rescan", "Setting", "explore", "rescan", "write_code"]
 
@@ -116,8 +117,9 @@ class Explorer(widgets.VBox):
 
     def __init__(self, acts: xr.DataArray, start: Setting, n_jobs: int) -> None:
         self._start, self._n_jobs, self._acts = start, n_jobs, acts
-        self._read = lru_cache(_KEPT_SIDES)(partial(read_sides, acts))
-        self._figure = make_panels()
+        self._choose = lru_cache(_KEPT_SIDES)(partial(choose_statements, acts))
+        self._read = lru_cache(_KEPT_SIDES)(self._read_sides)
+        self._panels = make_panels()
         self.found: Rescan | None = None
         self.controls = make_controls(acts, start)
         self.picture = widgets.Image(format="png", layout={"max_width": "100%"})
@@ -144,13 +146,11 @@ class Explorer(widgets.VBox):
     def redraw(self, setting: Setting) -> None:
         """Scan with a setting and show what it finds, or why that cannot be."""
         try:
-            sides = self._read(
-                persona=setting.persona, layer=setting.layer, part=setting.part, part_rng=setting.part_rng
-            )
-            found = rescan(self._acts, setting, sides=sides, n_jobs=self._n_jobs)
-            draw_panels(found, self._figure)
-            png = BytesIO()
-            self._figure.savefig(png, format="png", pil_kwargs={"compress_level": 1})
+            with _garbage_kept():
+                sides = self._read(setting.layer, persona=setting.persona, part=setting.part, part_rng=setting.part_rng)
+                found = rescan(self._acts, setting, sides=sides, n_jobs=self._n_jobs)
+                draw_panels(found, self._panels.figure)
+                png = self._panels.paint()
         except ValueError as error:
             self.message.value = _paint_message(str(error))
         except Exception as error:
@@ -160,7 +160,7 @@ class Explorer(widgets.VBox):
         else:
             self.found = found
             self.message.value = ""
-            self.picture.value = png.getvalue()
+            self.picture.value = png
             self.summary.value = summarise_rescan(found)
             self.caution.value = (
                 f"{_PARAGRAPH}{_CAUTIONS[setting.part]} Choosing a setting by looking is not a test: the study's p-values come "
@@ -168,6 +168,9 @@ class Explorer(widgets.VBox):
             )
             code = escape(write_code(setting, paired=found.paired))
             self.code.value = f"{_PARAGRAPH}Copy as code:</p><pre style='line-height:1.3'>{code}</pre>"
+
+    def _read_sides(self, layer: int, **chosen: Any) -> Sides:
+        return read_sides(self._acts, self._choose(**chosen), layer=layer)
 
     def _turn(self, _change: object) -> None:
         self._newest.submit(self.setting)
@@ -221,6 +224,18 @@ def summarise_rescan(found: Rescan) -> str:
         f"<b>{found.n_nodes}</b> of {found.runs.n_nodes} nodes in half or more of the runs, with sides flipped "
         f"{found.null_n_nodes:.1f}</p>"
     )
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """No search for garbage inside: a full one takes as long as a turn, and can as well come after the picture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _paint_message(text: str) -> str:

@@ -1,23 +1,57 @@
 """The picture of an exploratory scan: precision and recall, scores, nodes, and the statements in two dimensions."""
 
+from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
 from utils.rescans import NODE_SHARE, Rescan
 from utils.viz import NEGATIVE, NULL, POSITIVE
 
 _SIZE = (9.4, 5.6)
-_TITLE: dict[str, Any] = {"fontsize": 9, "loc": "left", "y": 1.0}
 
 
-def make_panels() -> Figure:
-    """A figure of four empty panels for :func:`draw_panels`; pyplot does not know it, so nothing has to close it."""
+@dataclass(frozen=True)
+class Panels:
+    """A figure of four panels, of which what never changes is painted once: half of the time goes into text.
+
+    Attributes
+    ----------
+    figure
+        For :func:`draw_panels`; pyplot does not know it, so nothing has to close it.
+    canvas, still
+        What it is painted on, and the pixels of what never changes.
+    """
+
+    figure: Figure
+    canvas: FigureCanvasAgg
+    still: Any
+
+    def paint(self) -> bytes:
+        """The picture as PNG."""
+        self.canvas.restore_region(self.still)
+        for ax in self.figure.axes:
+            shown = {*ax.lines, *ax.collections, *ax.texts}
+            moving = [artist for artist in ax.get_children() if artist in shown or artist.get_animated()]
+            for artist in sorted(moving, key=lambda artist: artist.get_zorder()):
+                ax.draw_artist(artist)
+        self.figure.draw_artist(self.figure.texts[0])
+        png = BytesIO()
+        imsave(png, np.asarray(self.canvas.buffer_rgba()), format="png", pil_kwargs={"compress_level": 1})
+        return png.getvalue()
+
+
+def make_panels() -> Panels:
+    """Four empty panels for :func:`draw_panels`."""
     figure = Figure(figsize=_SIZE, dpi=90)
+    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
     # Fixed margins: finding them anew would take longer than drawing.
     figure.subplots_adjust(left=0.09, right=0.985, bottom=0.085, top=0.855, wspace=0.2, hspace=0.5)
@@ -35,7 +69,16 @@ def make_panels() -> Figure:
     axes[1, 0].set(ylim=(0, 1.05))
     axes[1, 0].set_yticks([0, 0.5, 1])
     axes[1, 1].set(xticks=[], yticks=[])
-    return figure
+    for ax, title in zip(axes.flat, _TITLES, strict=True):
+        ax.set_title(title, fontsize=9, loc="left", y=1.0)
+    for ax in axes[1]:
+        # Above the title.
+        ax.annotate("", (0, 1), (0, 17.5), "axes fraction", "offset points", fontsize=9)
+    for axis in (axes[0, 1].xaxis, axes[1, 0].xaxis):
+        axis.set_animated(True)
+    figure.suptitle("", fontsize=10, y=0.985)
+    canvas.draw()
+    return Panels(figure, canvas, canvas.copy_from_bbox(figure.bbox))
 
 
 def draw_panels(found: Rescan, figure: Figure) -> np.ndarray:
@@ -44,7 +87,7 @@ def draw_panels(found: Rescan, figure: Figure) -> np.ndarray:
     Parameters
     ----------
     figure
-        As :func:`make_panels` returns it. Its axes and ticks are kept: making them is most of the work of drawing.
+        Of :func:`make_panels`. Its axes and ticks are kept: making them is most of the work of drawing.
 
     Returns
     -------
@@ -58,11 +101,9 @@ def draw_panels(found: Rescan, figure: Figure) -> np.ndarray:
     setting, n = found.setting, len(found.points)
     units = f"{n // 2} pairs" if found.paired else f"{n} statements"
     part = f"all {units}" if setting.part == "all" else f"{units} of the {setting.part} part"
-    figure.suptitle(
+    figure.texts[0].set_text(
         f"{setting.persona}, layer {setting.layer}, {part}\n"
-        f"{setting.n_runs} runs beside {setting.n_permutations} flips of the sides: to explore, not a test",
-        fontsize=10,
-        y=0.985,
+        f"{setting.n_runs} runs beside {setting.n_permutations} flips of the sides: to explore, not a test"
     )
     _draw_records(found.mixed, found.chance, axes[0, 0])
     _draw_scores(found.mixed, found.null, axes[0, 1])
@@ -71,6 +112,12 @@ def draw_panels(found: Rescan, figure: Figure) -> np.ndarray:
     return axes
 
 
+_TITLES = (
+    "records that each run returned (dotted: precision by chance)",
+    "scan score of each run",
+    "orange above the background, blue below, black neither",
+    "ring: returned by a run, thicker for more runs",
+)
 _RECORDS = ("precision", "recall")
 _SIDES = ("true sides", "sides\nflipped")
 
@@ -79,7 +126,6 @@ def _draw_records(mixed: pd.DataFrame, chance: float, ax: Axes) -> None:
     ax.axvline(chance, color=NULL, ls=":", lw=1.2)
     for y, name, colour in ((1, "precision", POSITIVE), (0, "recall", NEGATIVE)):
         _draw_strip(mixed[name], y, colour, ax)
-    ax.set_title("records that each run returned (dotted: precision by chance)", **_TITLE)
 
 
 def _draw_scores(mixed: pd.DataFrame, null: pd.DataFrame, ax: Axes) -> None:
@@ -88,7 +134,6 @@ def _draw_scores(mixed: pd.DataFrame, null: pd.DataFrame, ax: Axes) -> None:
     both = pd.concat([mixed["score"], null["score"]])
     margin = 0.05 * (both.max() - both.min()) or 1.0
     ax.set_xlim(both.min() - margin, both.max() + margin)
-    ax.set_title("scan score of each run", **_TITLE)
 
 
 def _draw_strip(values: pd.Series, y: float, colour: str, ax: Axes) -> None:
@@ -110,10 +155,8 @@ def _draw_nodes(found: Rescan, ax: Axes) -> None:
         ax.scatter(nodes["node"][chosen], nodes["frequency"][chosen], s=size, color=colour, lw=0, alpha=0.8)
     ax.axhline(NODE_SHARE, color="black", ls="--", lw=0.8)
     ax.set_xlim(-0.01 * found.runs.n_nodes, 1.01 * found.runs.n_nodes)
-    ax.set_title(
-        f"nodes by share of runs: {found.n_nodes} in half or more ({found.null_n_nodes:.0f} if flipped),\n"
-        "orange above the background, blue below, black neither",
-        **_TITLE,
+    ax.texts[0].set_text(
+        f"nodes by share of runs: {found.n_nodes} in half or more ({found.null_n_nodes:.0f} if flipped),"
     )
 
 
@@ -128,8 +171,4 @@ def _draw_points(points: pd.DataFrame, ax: Axes) -> None:
         margin = 0.06 * (high - low) or 1.0
         getattr(ax, f"set_{axis}lim")(low - margin, high + margin)
     explained = points.attrs["explained"]
-    ax.set_title(
-        f"statements on PC1 ({explained[0]:.0%}) and PC2 ({explained[1]:.0%}), orange: positive\n"
-        "ring: returned by a run, thicker for more runs",
-        **_TITLE,
-    )
+    ax.texts[0].set_text(f"statements on PC1 ({explained[0]:.0%}) and PC2 ({explained[1]:.0%}), orange: positive")

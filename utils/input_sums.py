@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from utils.batches import pad_right
@@ -18,23 +19,29 @@ from utils.prompts import Prompt
 # and ‖x‖²/tokens.
 SUM, SQUARES, NORM, RATE, RATE_SQUARES = range(5)
 
-_CHUNK = 1 << 23  # numbers that are held in float64 at a time
+_CHUNK = 1 << 20  # numbers that are held in float64 at a time
 
 
 def sum_inputs(
     lm: LanguageModel,
     linears: Sequence[Linear],
     prompts: Sequence[Prompt],
+    counts: Float[np.ndarray, "set prompt"],
     *,
     batch_size: int | Literal["auto"] = "auto",
     progress: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Run prompts through the model and sum up the inputs of linear layers over all real tokens.
+    """Run prompts through the model and sum up the inputs of linear layers over all real tokens, for several sets at once.
+
+    Parameters
+    ----------
+    counts
+        How often each set holds each prompt.
 
     Returns
     -------
     dict
-        By name of the layer, (5, in) float64; the rows are ``SUM, SQUARES, NORM, RATE, RATE_SQUARES``.
+        By name of the layer, (set, 5, in) float64; the second axis is ``SUM, SQUARES, NORM, RATE, RATE_SQUARES``.
 
     Raises
     ------
@@ -49,7 +56,7 @@ def sum_inputs(
         for places in batch_rows([len(prompt.ids) for prompt in prompts], batch_size, lm.device):
             rows = [prompts[place].ids for place in places]
             ids, mask = pad_right(rows, lm.device)
-            with hook_inputs(modules, _Adder(totals, [len(row) for row in rows])):
+            with hook_inputs(modules, _Adder(totals, [len(row) for row in rows], counts[:, places])):
                 run(input_ids=ids, attention_mask=mask, use_cache=False)
             bar.update(len(rows))
     return _check_sums({name: value.cpu().numpy() for name, value in totals.items()}, linears)
@@ -67,8 +74,8 @@ def _check_sums(sums: Mapping[str, np.ndarray], linears: Sequence[Linear]) -> di
 class _Adder:
     """A hook that adds a batch's sums; layers that are given the very same tensor (q, k, v) share the work."""
 
-    def __init__(self, totals: dict[str, torch.Tensor], lengths: list[int]):
-        self.totals, self.lengths = totals, lengths
+    def __init__(self, totals: dict[str, torch.Tensor], lengths: list[int], counts: np.ndarray):
+        self.totals, self.lengths, self.counts = totals, lengths, torch.from_numpy(counts)
         self.last: tuple[torch.Tensor, int, torch.Tensor] | None = None
 
     def __call__(self, name: str, value: torch.Tensor) -> None:
@@ -87,13 +94,14 @@ class _Adder:
         value = value.cpu() if value.device.type == "mps" else value
         lengths = torch.tensor(self.lengths, device=value.device)[:, None]
         padding = torch.arange(value.shape[1], device=value.device) >= lengths
-        sums = torch.zeros(5, value.shape[-1], dtype=torch.float64, device=value.device)
+        counts = self.counts.to(value.device)
+        sums = torch.zeros(len(counts), 5, value.shape[-1], dtype=torch.float64, device=value.device)
         step = max(1, _CHUNK // value[0].numel())
         for first in range(0, len(value), step):
             rows = slice(first, first + step)
             x = value[rows].double().masked_fill_(padding[rows][..., None], 0)
             squares = x.square().sum(1)  # (statement, in)
             rates = squares / lengths[rows]
-            per_statement = torch.stack([x.sum(1), squares, squares.sqrt(), rates.sqrt(), rates])
-            sums += per_statement.sum(1)
+            per_statement = torch.stack([x.sum(1), squares, squares.sqrt(), rates.sqrt(), rates], dim=1)
+            sums += torch.tensordot(counts[:, rows], per_statement, dims=1)
         return sums

@@ -5,6 +5,7 @@ prompts have in common is run once for each intervention.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -26,9 +27,78 @@ from utils.readouts import Readout
 _CPU_TOKENS, _GPU_TOKENS = 1024, 16384
 
 
-def score_interventions(
+@dataclass(frozen=True, eq=False)
+class CachedPrompts:
+    """The prompts of a readout, run up to a layer.
+
+    Attributes
+    ----------
+    prefix
+        What they begin with, which is not in the batches.
+    batches
+        Places of the prompts of each batch, their token ids and attention mask, the residual stream at the layer (row,
+        token, d_model) and which tokens are changed.
+    """
+
+    readout: Readout
+    layer: int
+    scope: Scope
+    prefix: Prefix
+    batches: list[tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+def cache_prompts(
     lm: LanguageModel,
     readout: Readout,
+    layer: int,
+    *,
+    scope: Scope = "all",
+    shared: bool = True,
+    max_tokens: int | Literal["auto"] = "auto",
+) -> CachedPrompts:
+    """Run the prompts of a readout up to a layer, for :func:`score_interventions`.
+
+    Parameters
+    ----------
+    scope
+        Which tokens are to be changed, see :func:`utils.interventions.scope_mask`.
+    shared
+        Whether each intervention changes tokens that prompts share alike in all of them; else nothing is shared.
+    max_tokens
+        Bound on the tokens of a forward pass, and so on memory; one prompt always goes. What is kept is as large as one
+        layer's residual stream over all prompts.
+
+    Raises
+    ------
+    ValueError
+        A layer that the model does not have, no prompts, one longer than the context window, or an unknown scope.
+    """
+    if not readout.prompts:
+        raise ValueError("there is nothing to run; give at least one prompt.")
+    if max_tokens != "auto" and max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1 or 'auto', not {max_tokens}.")
+    check_prompts(lm, readout)
+    masks = scope_mask(readout, scope)
+    firsts = [prompt.start - 1 for prompt in readout.prompts]
+    if scope != "all":
+        # What is shared is run once for all interventions: it must end before any change.
+        firsts = [min(first, int(mask.argmax())) for first, mask in zip(firsts, masks, strict=True)]
+    openings = [Prompt(prompt.ids, first, prompt.stop) for prompt, first in zip(readout.prompts, firsts, strict=True)]
+    prefix = share_prefix(lm, openings) if shared else Prefix()
+    skipped = len(prefix.ids)
+    lengths = [len(prompt.ids) - skipped for prompt in readout.prompts]
+    batches = []
+    with torch.inference_mode():
+        for places in batch_rows(lengths, "auto", lm.device, max_tokens=_token_budget(lm, max_tokens)):
+            ids, mask = pad_right([readout.prompts[i].ids[skipped:] for i in places], lm.device)
+            hidden = _read_residual(lm, layer, ids, repeat_prefix(prefix, mask))
+            batches.append((places, ids, mask, hidden, _pad_masks([masks[i][skipped:] for i in places])))
+    return CachedPrompts(readout, layer, scope, prefix, batches)
+
+
+def score_interventions(
+    lm: LanguageModel,
+    readout: Readout | CachedPrompts,
     interventions: Sequence[Intervention],
     *,
     scope: Scope = "all",
@@ -40,43 +110,46 @@ def score_interventions(
 
     Parameters
     ----------
+    readout
+        What is read; or what :func:`cache_prompts` made of it, for several calls at one layer, with its scope.
     interventions
         All at one layer. ``values`` with several rows have one for each prompt of the readout.
-    scope
-        Which tokens are changed, see :func:`utils.interventions.scope_mask`.
-    max_tokens
-        Bound on the tokens of a forward pass, and so on memory; one intervention on one prompt always goes.
+    scope, max_tokens
+        As of :func:`cache_prompts`.
 
     Raises
     ------
     ValueError
         No interventions, interventions at several layers, at a layer or at nodes that the model does not have; and as
-        :func:`utils.prompt_scores.score_prompts`.
+        :func:`cache_prompts`.
     """
-    layer = _check(lm, readout, interventions, max_tokens)
-    masks = scope_mask(readout, scope)
     by_row = any(each.values is not None and each.values.ndim == 2 for each in interventions)
-    # A change of its own for each prompt, in tokens that they share, leaves nothing to share.
-    prefix = Prefix() if by_row and scope == "all" else _share_prefix(lm, readout, masks, scope)
-    skipped = len(prefix.ids)
-    budget = max_tokens if max_tokens != "auto" else _token_budget(lm)
-    lengths = [len(prompt.ids) - skipped for prompt in readout.prompts]
-    batches = batch_rows(lengths, "auto", lm.device, max_tokens=budget)
-    together = max(1, budget // sum(lengths)) if len(batches) == 1 else 1
+    layer = _check(lm, interventions)
+    if isinstance(readout, Readout):
+        # A change of its own for each prompt, in tokens that they share, leaves nothing to share.
+        shared = not by_row or scope != "all"
+        cached = cache_prompts(lm, readout, layer, scope=scope, shared=shared, max_tokens=max_tokens)
+    else:
+        cached, readout = readout, readout.readout
+        if cached.layer != layer:
+            raise ValueError(f"prompts were cached at layer {cached.layer} and the interventions are at {layer}.")
+        if by_row and cached.scope == "all" and cached.prefix.ids:
+            raise ValueError("values of each prompt's own need prompts that share nothing: cache with shared=False.")
+    _check_rows(interventions, len(readout.prompts))
+    n_tokens = sum(ids.numel() for _, ids, *_ in cached.batches)
+    together = max(1, _token_budget(lm, max_tokens) // n_tokens) if len(cached.batches) == 1 else 1
     found = np.empty((len(interventions), len(readout.prompts)))
     with torch.inference_mode(), tqdm(total=found.size, desc=name, disable=not progress) as bar:
-        padded = [pad_right([readout.prompts[i].ids[skipped:] for i in places], lm.device) for places in batches]
-        cached = [_read_residual(lm, layer, ids, repeat_prefix(prefix, mask)) for ids, mask in padded]
-        chosen = [_pad_masks([masks[i][skipped:] for i in places]) for places in batches]
         for first in range(0, len(interventions), together):
             part = interventions[first : first + together]
-            own = _change_prefix(lm, prefix, part, scope)
-            for places, (ids, mask), hidden, tokens in zip(batches, padded, cached, chosen, strict=True):
+            prefix = _change_prefix(lm, cached, part)
+            for places, ids, mask, hidden, tokens in cached.batches:
                 changed = torch.cat([each.apply(hidden, tokens, rows=places) for each in part])
                 n, rows = len(part), places * len(part)
-                options = repeat_prefix(own, mask.repeat(n, 1), len(rows) if own is prefix else len(places))
+                times = len(rows) if prefix is cached.prefix else len(places)
+                options = repeat_prefix(prefix, mask.repeat(n, 1), times)
                 with start_at(lm, layer, changed):
-                    scores = read_batch(lm, readout, rows, ids.repeat(n, 1), skipped=skipped, **options)
+                    scores = read_batch(lm, readout, rows, ids.repeat(n, 1), skipped=len(prefix.ids), **options)
                 found[first : first + n, places] = np.reshape(scores, (n, len(places)))
                 bar.update(len(rows))
     check_finite(found)
@@ -84,61 +157,42 @@ def score_interventions(
 
 
 def mean_residuals(
-    lm: LanguageModel, readout: Readout, layer: int, *, scope: Scope = "all", progress: bool = True
+    lm: LanguageModel, readout: Readout, layer: int, *, scope: Scope = "all"
 ) -> Float[np.ndarray, "prompt d"]:
     """The residual stream of every prompt at a layer, averaged over the tokens that an intervention would change."""
-    check_prompts(lm, readout)
-    masks = scope_mask(readout, scope)
-    prefix = _share_prefix(lm, readout, masks, "statement")
-    skipped = len(prefix.ids)
-    lengths = [len(prompt.ids) - skipped for prompt in readout.prompts]
-    found = np.empty((len(lengths), lm.d_model))
-    with torch.inference_mode(), tqdm(total=len(lengths), desc="means", disable=not progress) as bar:
-        for places in batch_rows(lengths, "auto", lm.device):
-            ids, mask = pad_right([readout.prompts[i].ids[skipped:] for i in places], lm.device)
-            hidden = _read_residual(lm, layer, ids, repeat_prefix(prefix, mask)).double().cpu()
-            tokens = _pad_masks([masks[i][skipped:] for i in places])
-            found[places] = (torch.einsum("bt,btd->bd", tokens.double(), hidden) / tokens.sum(1, keepdim=True)).numpy()
-            bar.update(len(places))
+    cached = cache_prompts(lm, readout, layer, scope=scope, shared=scope != "all")
+    found = np.empty((len(readout.prompts), lm.d_model))
+    for places, _, _, hidden, tokens in cached.batches:
+        weights = tokens.double()
+        total = torch.einsum("bt,btd->bd", weights, hidden.cpu().double())
+        found[places] = (total / weights.sum(dim=1, keepdim=True)).numpy()
     return found
 
 
-def _check(
-    lm: LanguageModel, readout: Readout, interventions: Sequence[Intervention], max_tokens: int | Literal["auto"]
-) -> int:
-    if not interventions or not readout.prompts:
-        raise ValueError("there is nothing to run; give at least one intervention and one prompt.")
-    if max_tokens != "auto" and max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1 or 'auto', not {max_tokens}.")
-    check_prompts(lm, readout)
+def _check(lm: LanguageModel, interventions: Sequence[Intervention]) -> int:
+    if not interventions:
+        raise ValueError("there is nothing to run; give at least one intervention.")
     check_interventions(lm, interventions)
     layers = sorted({intervention.layer for intervention in interventions})
     if len(layers) > 1:
         raise ValueError(f"interventions at one layer are expected, not at {layers}; give each layer its own call.")
-    for intervention in interventions:
-        values = intervention.values
-        if values is not None and values.ndim == 2 and len(values) != len(readout.prompts):
-            raise ValueError(
-                f"an intervention has values of {len(values)} rows for {len(readout.prompts)} prompts; "
-                "expected one row for all, or one for each."
-            )
     return layers[0]
 
 
-def _token_budget(lm: LanguageModel) -> int:
-    if lm.device.type == "cpu":
-        return _CPU_TOKENS
-    return min(_GPU_TOKENS, logits_budget(lm) or _GPU_TOKENS)
+def _check_rows(interventions: Sequence[Intervention], n_prompts: int) -> None:
+    for intervention in interventions:
+        values = intervention.values
+        if values is not None and values.ndim == 2 and len(values) != n_prompts:
+            raise ValueError(
+                f"an intervention has values of {len(values)} rows for {n_prompts} prompts; expected one row for all, or "
+                "one for each."
+            )
 
 
-def _share_prefix(lm: LanguageModel, readout: Readout, masks: Sequence[np.ndarray], scope: Scope) -> Prefix:
-    """What all prompts begin with: before anything is read and, unless all tokens are changed, before any change."""
-    firsts = [prompt.start - 1 for prompt in readout.prompts]
-    if scope != "all":
-        firsts = [min(first, int(mask.argmax())) for first, mask in zip(firsts, masks, strict=True)]
-    return share_prefix(
-        lm, [Prompt(prompt.ids, first, prompt.stop) for prompt, first in zip(readout.prompts, firsts, strict=True)]
-    )
+def _token_budget(lm: LanguageModel, max_tokens: int | Literal["auto"]) -> int:
+    if max_tokens != "auto":
+        return max_tokens
+    return _CPU_TOKENS if lm.device.type == "cpu" else min(_GPU_TOKENS, logits_budget(lm) or _GPU_TOKENS)
 
 
 def _read_residual(lm: LanguageModel, layer: int, ids: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
@@ -155,9 +209,10 @@ def _pad_masks(masks: Sequence[np.ndarray]) -> torch.Tensor:
     return padded
 
 
-def _change_prefix(lm: LanguageModel, prefix: Prefix, interventions: Sequence[Intervention], scope: Scope) -> Prefix:
+def _change_prefix(lm: LanguageModel, cached: CachedPrompts, interventions: Sequence[Intervention]) -> Prefix:
     """The shared beginning: where its tokens are changed too, with a row for each intervention, run under it."""
-    if not prefix.ids or scope != "all":
+    prefix = cached.prefix
+    if not prefix.ids or cached.scope != "all":
         return prefix
     ids = torch.tensor([prefix.ids], device=lm.device).expand(len(interventions), -1)
     tokens = torch.ones(1, ids.shape[1], dtype=torch.bool)
@@ -167,6 +222,6 @@ def _change_prefix(lm: LanguageModel, prefix: Prefix, interventions: Sequence[In
         rows = [each.apply(value[row : row + 1], tokens) for row, each in enumerate(interventions)]
         return torch.cat(rows)
 
-    with hook_component(lm, "resid", [interventions[0].layer], act):
+    with hook_component(lm, "resid", [cached.layer], act):
         output = lm.decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
     return Prefix(prefix.ids, output.past_key_values)

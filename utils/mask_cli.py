@@ -29,6 +29,10 @@ def calibrate(
     other: Annotated[
         str | None, typer.Option(help="The persona on the negative side; by default the persona's own negatives.")
     ] = None,
+    shuffle: Annotated[
+        int | None,
+        typer.Option(help="Swap the sides of half of the pairs, drawn with this seed: a null to compare with."),
+    ] = None,
     model: Model = None,
     statements: Statements = None,
     device: Device = "auto",
@@ -39,11 +43,13 @@ def calibrate(
 ) -> None:
     """Watch what a persona's statements put into every linear layer."""
     from utils.linears import coverage
-    from utils.mask_sweeps import draw_parts
+    from utils.mask_sweeps import draw_parts, shuffle_sides
     from utils.models import load_model
     from utils.statements import load_statements
     from utils.subnetworks import calibrate as run
 
+    if other and shuffle is not None:
+        raise ValueError("--shuffle swaps the sides of one persona's pairs; give it without --other.")
     frame = load_statements(statements, [persona, *([other] if other else [])])
     frame = frame[draw_parts(frame, n_pairs=pairs, rng=seed) == "calibrate"]
     own = frame[frame["persona"] == persona]
@@ -53,8 +59,10 @@ def calibrate(
         if other
         else own[own["direction"] == "negative"]
     )
+    if shuffle is not None:
+        positive, negative = shuffle_sides(own, rng=shuffle)
     lm = load_model(model, device=device, dtype=dtype)
-    typer.echo(coverage(lm).to_string(index=False))
+    typer.echo(coverage(lm).to_string(index=False, formatters={"weights": "{:,}".format}))
     run(lm, positive, negative, role=role).save(out)
     typer.echo(f"\n{len(positive)} + {len(negative)} statements: {out}")
 
@@ -70,6 +78,9 @@ def build(
     scope: Annotated[MaskScope, typer.Option(help="Which linear layers; others stay whole.")] = "all",
     layers: Annotated[str | None, typer.Option(help="Blocks, such as 3,4,9; all by default.")] = None,
     tau: Annotated[float, typer.Option(help="Temperature of softplus.")] = 1.0,
+    length_normalised: Annotated[
+        bool, typer.Option(help="Divide a statement's norm by √tokens before sides are compared.")
+    ] = True,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -78,14 +89,17 @@ def build(
     """Make the mask of one side from a calibration."""
     from utils.models import load_model
     from utils.subnetworks import Calibration, contrastive_masks, persona_mask
+    from utils.weight_selection import check_sparsity
 
+    check_sparsity(sparsity)
     read = Calibration.load(calibration)
     lm = load_model(model, device=device, dtype=dtype)
     options = {"sparsity": sparsity, "group": group, "scope": scope, "layers": _numbers(layers), "rng": seed}
+    options |= {"tau": tau, "length_normalised": length_normalised}
     if score == "disjoint":
         mask = contrastive_masks(lm, read, score=score, **options)[side == "negative"]
     else:
-        mask = persona_mask(lm, read, score=score, side=side, tau=tau, **options)
+        mask = persona_mask(lm, read, score=score, side=side, **options)
     mask.save(out)
     table = mask.table()
     typer.echo(f"{table['kept'].sum():,} of {table['weights'].sum():,} weights in {len(table)} matrices kept: {out}")
@@ -100,12 +114,14 @@ def evaluate(
     statements: Statements = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    questions: Annotated[int, typer.Option(min=1, help="Questions for the accuracy, evenly from all.")] = 240,
+    questions: Annotated[
+        int, typer.Option(min=1, help="Questions for the accuracy, as many of each right letter.")
+    ] = 60,
     pairs: Pairs = 50,
     seed: Seed = 0,
 ) -> None:
     """Measure masks on held-out pairs beside the plain model, a system prompt and retrieved examples."""
-    from utils.big_five import has_items
+    from utils.big_five import find_trait
     from utils.mask_evaluation import Condition, neutral_texts, summarise
     from utils.mask_evaluation import evaluate as run
     from utils.mask_sweeps import draw_parts
@@ -114,7 +130,7 @@ def evaluate(
     from utils.persona_prompts import persona_prompt
     from utils.questions import load_questions
     from utils.stages import write_frame
-    from utils.statements import load_statements, topic_of
+    from utils.statements import load_statements
 
     read = {path.stem: PersonaMask.load(path) for path in masks}
     frame = load_statements(statements, [persona])
@@ -130,8 +146,10 @@ def evaluate(
         *(Condition(f"{name} + prompt", mask, system=prompt) for name, mask in read.items()),
     ]
     asked = load_questions()
-    asked = asked.iloc[:: max(1, len(asked) // questions)]
-    trait = persona if topic_of(persona) == "personality" and has_items() else None
+    per_letter = min(max(1, questions // 4), int(asked["answer"].value_counts().min()))
+    # As many of each right letter, or a leaning to one of them would count as knowledge.
+    asked = asked.groupby("answer").sample(per_letter, random_state=seed)
+    trait = find_trait(persona)
     measured = run(lm, conditions, frame[part == "test"], questions=asked, texts=neutral_texts(asked), trait=trait)
     summary = summarise(measured)
     if out is not None:
@@ -139,7 +157,14 @@ def evaluate(
         write_frame(out / "summary.parquet", summary)
     wide = summary.pivot(index="condition", columns="measure", values="estimate")
     order = list(dict.fromkeys(summary["measure"]))
-    typer.echo(wide.loc[[each.name for each in conditions], order].to_string(float_format="{:.3f}".format))
+    wide = wide.loc[[each.name for each in conditions], order].rename_axis(index=None, columns=None)
+    typer.echo(wide.to_string(float_format="{:.3f}".format))
+    changes = summary[summary["measure"].isin(["likelihood", "self_report", "two_options", "big_five"])]
+    changes = changes.loc[
+        changes["condition"] != "dense", ["measure", "condition", "change", "change_low", "change_high"]
+    ]
+    typer.echo(f"\nChange from the dense model, with 95 % intervals ({summary['n'].iloc[0]} held-out pairs):")
+    typer.echo(changes.to_string(index=False, float_format="{:.3f}".format))
 
 
 @mask_app.command()
@@ -160,6 +185,8 @@ def generate(
 
     read = {path.stem: PersonaMask.load(path) for path in masks}
     lm = load_model(model, device=device, dtype=dtype)
+    for mask in read.values():
+        mask.check_model(lm)
     typer.echo(f"dense: {generate_answer(lm, question, max_tokens=max_tokens)}\n")
     if system:
         typer.echo(f"system prompt: {generate_answer(lm, question, system=system, max_tokens=max_tokens)}\n")

@@ -18,7 +18,6 @@ from utils.masks import PersonaMask
 from utils.models import LanguageModel
 from utils.persona_prompts import examples_prompt, retrieve_examples
 from utils.preference import (
-    AGREEMENT,
     answer_odds,
     choose_statements,
     pair_differences,
@@ -29,6 +28,7 @@ from utils.preference import (
 )
 from utils.prompts import render_chat
 from utils.questions import load_questions
+from utils.readouts import AGREEMENT
 from utils.resampling import interval, resample_weights
 
 _TIMED = 5  # answers
@@ -95,7 +95,7 @@ def evaluate(
     DataFrame
         One row a condition, measure and unit (pair, question, text, item): ``condition, measure, unit, value, weight``.
         A measure is the sum of values over the sum of weights, see :func:`summarise`. ``prompt_tokens`` and
-        ``seconds`` are of one answer of the self-report, asked by itself.
+        ``seconds`` come with ``self_report`` and are of one answer of it, asked by itself.
 
     Raises
     ------
@@ -158,14 +158,8 @@ def summarise(
             change = estimate / base if ratio else estimate - base
             changes = interval(resampled / base_draws if ratio else resampled - base_draws)
             low, high = interval(resampled)
-            row = {
-                "condition": name,
-                "measure": measure,
-                "n": len(units),
-                "estimate": estimate,
-                "low": low,
-                "high": high,
-            }
+            row = {"condition": name, "measure": measure, "n": len(units)}
+            row |= {"estimate": estimate, "low": low, "high": high}
             rows.append(row | {"change": change, "change_low": changes[0], "change_high": changes[1]})
     return pd.DataFrame(rows)
 
@@ -213,17 +207,24 @@ def _measure(
     if texts is not None:
         likelihood = text_likelihood(lm, texts, **options)
         yield "perplexity", range(len(texts)), likelihood["log_likelihood"].to_numpy(), likelihood["tokens"].to_numpy()
-    timed = [AGREEMENT.format(statement=text) for text in statements["statement"][:_TIMED]]
+    if "self_report" in preferences:
+        tokens, seconds = _time_answers(lm, statements["statement"][:_TIMED], systems)
+        yield "prompt_tokens", range(len(tokens)), tokens, 1.0
+        yield "seconds", range(len(seconds)), seconds, 1.0
+
+
+def _time_answers(lm: LanguageModel, statements: pd.Series, systems: Sequence[str | None]) -> np.ndarray:
+    """(2, answer): tokens in the prompt, and seconds."""
+    asked = [AGREEMENT.format(statement=text) for text in statements]
     tokens, seconds = [], []
-    for question, system in zip(timed, systems, strict=False):
+    for question, system in zip(asked, systems, strict=False):
         if not tokens:  # the first pass of its kind is slower
             answer_odds(lm, [question], ("Agree", "Disagree"), system=system, progress=False)
         tokens.append(len(lm.tokenizer(render_chat(lm.tokenizer, question, system=system))["input_ids"]))
         started = time.perf_counter()
         answer_odds(lm, [question], ("Agree", "Disagree"), system=system, progress=False)
         seconds.append(time.perf_counter() - started)
-    yield "prompt_tokens", range(len(timed)), np.array(tokens, float), 1.0
-    yield "seconds", range(len(timed)), np.array(seconds), 1.0
+    return np.array([tokens, seconds])
 
 
 def _estimate(measure: str, part: pd.DataFrame, draws: np.ndarray) -> tuple[float, np.ndarray]:

@@ -1,11 +1,14 @@
 """Figures of masks. As in :mod:`utils.viz`: tables in, Axes out; nothing is computed and nothing is written."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from utils.layer_plots import plot_layer_curve
 from utils.viz import NEGATIVE, NULL, POSITIVE
 
 _SCORE_COLOURS = {
@@ -52,22 +55,42 @@ def plot_sweep(table: pd.DataFrame, *, measure: str = "likelihood", ax: Axes | N
     return ax
 
 
-def plot_conditions(summary: pd.DataFrame, *, measure: str, ax: Axes | None = None) -> Axes:
+def plot_conditions(
+    summary: pd.DataFrame, *, measure: str, change: bool = False, nulls: Sequence[str] = (), ax: Axes | None = None
+) -> Axes:
     """Draw one measure of every condition with its 95 % interval; dotted: the first condition.
+
+    A condition that was not measured so has an empty row, and figures of several measures the same rows.
 
     Parameters
     ----------
     summary
         Of :func:`utils.mask_evaluation.summarise`.
+    change
+        Draw the change from the baseline, unit by unit, whose intervals are the narrower ones.
+    nulls
+        Conditions of which the estimates alone are drawn, all in the last row and in grey, with a band from the least to the
+        largest: how far masks go that have nothing to find. The row is called after the first, without its number.
     """
-    own = summary[summary["measure"] == measure].reset_index(drop=True)
-    ax = ax if ax is not None else plt.subplots(figsize=(4, 0.6 + 0.28 * len(own)), layout="constrained")[1]
-    errors = np.stack([own["estimate"] - own["low"], own["high"] - own["estimate"]])
-    places = np.arange(len(own))
-    ax.errorbar(own["estimate"], places, xerr=errors, fmt="o", ms=4, lw=1.4, color=POSITIVE)
-    ax.axvline(own["estimate"].iloc[0], color=NULL, ls=":", lw=1.2)
-    ax.set_yticks(places, own["condition"])
-    ax.set(xlabel=MEASURE_LABELS[measure], ylim=(len(own) - 0.5, -0.5))
+    value, low, high = ("change", "change_low", "change_high") if change else ("estimate", "low", "high")
+    own = summary[summary["measure"] == measure].set_index("condition")
+    null = own.loc[own.index.isin(nulls), value]
+    conditions = [name for name in summary["condition"].unique() if name not in nulls]
+    own = own.reindex(conditions)
+    names = [*conditions, *([f"{nulls[0].rstrip(' 0123456789')} ({len(nulls)})"] if nulls else [])]
+    ax = ax if ax is not None else plt.subplots(figsize=(4, 0.6 + 0.28 * len(names)), layout="constrained")[1]
+    errors = np.stack([own[value] - own[low], own[high] - own[value]])
+    places = np.arange(len(names))
+    if len(null):
+        ax.axvspan(null.min(), null.max(), color=NULL, alpha=0.2, lw=0)
+        ax.plot(null, [len(own)] * len(null), "o", ms=4, color=NULL)
+    ax.errorbar(own[value], places[: len(own)], xerr=errors, fmt="o", ms=4, lw=1.4, color=POSITIVE)
+    ax.axvline(own[value].iloc[0], color=NULL, ls=":", lw=1.2)
+    ax.set_yticks(places, names)
+    label = MEASURE_LABELS[measure]
+    if change:
+        label = "perplexity,\ntimes the baseline's" if measure == "perplexity" else f"change in\n{label}"
+    ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
     return ax
 
@@ -91,3 +114,29 @@ def plot_mask_overlap(tables: dict[str, pd.DataFrame], *, ax: Axes | None = None
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     ax.legend(frameon=False, fontsize="small")
     return ax
+
+
+def plot_overlap_and_divergence(
+    tables: dict[str, pd.DataFrame], divergence: pd.DataFrame, *, metric: str = "silhouette"
+) -> np.ndarray:
+    """Draw how far opposing masks agree beside how far the sides' activations lie apart, over the same layers.
+
+    Parameters
+    ----------
+    tables
+        As of :func:`plot_mask_overlap`.
+    divergence
+        Of :func:`utils.layers.divergence`, one persona's rows.
+    metric
+        One of its columns.
+
+    Returns
+    -------
+    ndarray
+        Two Axes, from left to right; block k of the masks is what makes layer k of the activations.
+    """
+    axes = plt.subplots(1, 2, figsize=(9, 3), sharex=True, layout="constrained")[1]
+    plot_mask_overlap(tables, ax=axes[0])
+    plot_layer_curve(divergence, metric=metric, ax=axes[1])
+    axes[1].legend(frameon=False, fontsize="small")
+    return axes

@@ -18,7 +18,7 @@ from utils.calibration import read_linears, read_record
 from utils.checkpoints import DEFAULT_MODEL
 from utils.linears import Linear
 from utils.models import LanguageModel, load_model
-from utils.pruned_weights import PrunedWeights, unpack
+from utils.pruned_weights import PrunedWeights, count_kept, unpack
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,9 @@ class PersonaMask:
         """Raise a ValueError unless the mask was made for this model as it is now."""
         if (found := lm.fingerprint) != self.config["fingerprint"]:
             raise ValueError(
-                f"the mask was made for {self.config['model']} with fingerprint {self.config['fingerprint']}, and "
-                f"{lm.name} now has {found}: load the model and dtype it was made for, and apply one mask at a time."
+                f"the mask was made for {self.config['model']} in {self.config['dtype']} (fingerprint "
+                f"{self.config['fingerprint']}), and this is {lm.name} in {str(lm.dtype).removeprefix('torch.')} ({found}): "
+                "load the model and dtype it was made for, and apply one mask at a time."
             )
 
     def save(self, path: str | Path) -> None:
@@ -129,7 +130,7 @@ class PersonaMask:
 
     def kept(self, linear: Linear) -> np.ndarray:
         """(out, in) bool of one layer."""
-        return unpack(self.bits[linear], linear).numpy()
+        return unpack(self.bits[linear], linear.shape).numpy()
 
     def table(self) -> pd.DataFrame:
         """One row a linear layer: ``name, layer, part, weights, kept``."""
@@ -139,7 +140,7 @@ class PersonaMask:
                 "layer": linear.layer,
                 "part": linear.part,
                 "weights": linear.shape[0] * linear.shape[1],
-                "kept": _count(bits),
+                "kept": count_kept(bits),
             }
             for linear, bits in self.bits.items()
         )
@@ -173,8 +174,8 @@ class PersonaMask:
         self._check_alike(other)
         rows = []
         for linear, bits in self.bits.items():
-            n, a, b = linear.shape[0] * linear.shape[1], _count(bits), _count(other.bits[linear])
-            both = _count(bits & other.bits[linear])
+            n, a, b = linear.shape[0] * linear.shape[1], count_kept(bits), count_kept(other.bits[linear])
+            both = count_kept(bits & other.bits[linear])
             rows.append((linear.layer, n, a, b, both, a * b / n))
         names = ["layer", "weights", "kept", "kept_other", "both", "expected"]
         table = pd.DataFrame(rows, columns=names).groupby("layer").sum().reset_index()
@@ -223,7 +224,3 @@ def _config_kept(lm: LanguageModel) -> Iterator[None]:
     finally:
         vars(lm.model.config).clear()
         vars(lm.model.config).update(values)
-
-
-def _count(bits: np.ndarray) -> int:
-    return int(np.bitwise_count(bits).sum())

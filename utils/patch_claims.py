@@ -77,6 +77,13 @@ def check_thirds(
     return pd.DataFrame(rows)
 
 
+def has_thirds(cells: pd.DataFrame, n_layers: int) -> bool:
+    """Whether cells include, in every third of the layers, what claims 1 and 2 are about."""
+    kinds = set(zip(cells["component"], cells["segment"], cells["layer"], strict=True))
+    there = {(component, segment, _third(layer, n_layers)) for component, segment, layer in kinds}
+    return {(component, segment, name) for _, component, segment, _ in CLAIMS for name in THIRDS} <= there
+
+
 def check_groups(heads: pd.DataFrame, *, group: str = "race-and-colour", level: float = 0.05) -> pd.DataFrame:
     """Claim 3, from :func:`utils.persona_attention.compare_groups`.
 

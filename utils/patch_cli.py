@@ -27,11 +27,14 @@ def patch(
         str | None, typer.Option(help="CSV of identities and groups for the heads' attention.")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Questions to patch, those the identity changes most.")] = 20,
-    ask: Annotated[int, typer.Option(min=1, help="Questions to choose them from, spread over the file.")] = 240,
-    layer_step: Annotated[int, typer.Option(min=1, help="Exact grid at every n-th layer; 1 for all.")] = 1,
+    ask: Annotated[int, typer.Option(min=1, help="Questions to choose them from, spread over the file.")] = 120,
+    layer_step: Annotated[int, typer.Option(min=1, help="Exact grid at every n-th layer; 1 for all.")] = 3,
     segments: Annotated[
         str, typer.Option(help="Comma-separated: before, persona, question, last, after, all.")
     ] = "persona,question,last",
+    per_group: Annotated[
+        int, typer.Option(min=0, help="Identities of each group to ask too, for the table of changed answers.")
+    ] = 0,
     groups: Annotated[bool, typer.Option(help="Compare what heads read from groups of identities.")] = True,
     max_tokens: Annotated[int, typer.Option(min=0, help="Tokens run together; bounds memory. 0: by device.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder; output/<model>-patching by default.")] = None,
@@ -43,13 +46,15 @@ def patch(
     from utils.alignment import SEGMENTS, check_segments
     from utils.models import load_model
     from utils.patch_figures import write_figures
-    from utils.patch_study import flip_summary, run_patching
+    from utils.patch_study import flip_summary, list_changes, run_patching
     from utils.questions import load_identities, load_questions
 
     wanted = [name.strip() for name in segments.split(",")]
     check_segments(wanted)  # pyright: ignore[reportArgumentType]
     asked = load_questions(questions)
     asked = asked.iloc[:: max(1, len(asked) // ask)].head(ask)
+    known = load_identities(identities)
+    asked_too = known[~known["identity"].isin([base, source])].groupby("group", sort=False).head(per_group)
     lm = load_model(model, device=device, dtype=dtype)
     result = run_patching(
         lm,
@@ -60,12 +65,13 @@ def patch(
         n_questions=n,
         layers=None if layer_step == 1 else range(1, lm.n_layers + 1, layer_step),
         segments=[name for name in SEGMENTS if name in wanted],
-        identities=load_identities(identities) if groups else None,
+        identities=known if groups else None,
+        asked_identities=asked_too if len(asked_too) else None,
         max_tokens=max_tokens or "auto",
         rng=seed,
     )
     figures = write_figures(result)
-    shown = {"answers": flip_summary(result.tables["answers"])}
+    shown = {"answers": flip_summary(result.tables["answers"]), "changes": list_changes(result.tables["changes"])}
     shown |= {name: result.tables[name] for name in ("claims", "groups", "agreement") if name in result.tables}
     for name, table in shown.items():
         typer.echo(f"\n{name}\n{table.to_string(index=False, float_format='{:.3f}'.format)}")

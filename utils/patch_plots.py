@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from utils.set_plots import OKABE_ITO
 from utils.viz import NEGATIVE, NULL, POSITIVE
@@ -106,6 +107,7 @@ def plot_group_attention(
         ax.set(xlabel="", ylabel="")
         ax.set_title(f"layer {layer}, head {head}", fontsize=9)
         ax.tick_params(labelsize=8)
+        ax.xaxis.set_major_locator(MaxNLocator(3))
     label = "attention × size of the value, per persona token" if value == "weighted" else value
     axes.flat[0].figure.supxlabel(label, fontsize=9)
     return axes

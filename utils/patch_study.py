@@ -11,15 +11,16 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
-from utils.answers import answer_questions
+from utils.answers import LOGITS, answer_questions, compare_answers
 from utils.attribution import attribute, rank_agreement
-from utils.choice_prompts import check_identities, identity_prompt
+from utils.choice_prompts import LETTERS, check_identities, identity_prompt
 from utils.choices import Component, Segment
 from utils.effects import choose_questions, summarise_cells
 from utils.logit_terms import persona_terms
 from utils.models import LanguageModel
-from utils.patch_claims import check_groups, check_thirds
+from utils.patch_claims import check_groups, check_thirds, has_thirds
 from utils.patching import list_cells, patch_questions
 from utils.persona_attention import compare_groups, persona_attention
 from utils.stages import replace_text, write_frame
@@ -33,8 +34,10 @@ GRID: tuple[Component, ...] = ("resid", "attn", "mlp")
 class PatchingResult:
     """Tables by name, as they lie in ``folder`` (``<name>.parquet``).
 
-    ``answers`` (both identities), ``questions`` (the chosen ones), ``grid``, ``heads``, ``cells`` (question by question),
-    ``attribution``, ``agreement``, ``terms``, ``claims``, and with identities also ``attention``, ``group_heads``, ``groups``.
+    ``answers`` (both identities), ``changes`` (what identities and groups change, see
+    :func:`utils.answers.compare_answers`), ``questions`` (the chosen ones), ``grid``, ``heads``, ``cells`` (both, question
+    by question), ``attribution``, ``agreement``, ``terms``, ``claims``, and with identities also ``attention``,
+    ``group_heads``, ``groups``.
     """
 
     folder: Path
@@ -52,6 +55,7 @@ def run_patching(
     layers: Sequence[int] | None = None,
     segments: Sequence[Segment] = ("persona", "question", "last"),
     identities: pd.DataFrame | None = None,
+    asked_identities: pd.DataFrame | None = None,
     attention_questions: int = 2,
     max_tokens: int | Literal["auto"] = "auto",
     rng: int = 0,
@@ -71,6 +75,8 @@ def run_patching(
         Of the exact grid; all by default. The gradient's approximation is of all layers anyway.
     identities
         For the attention to groups, which is left out without them.
+    asked_identities
+        Identities and groups that are asked all questions too, for the table ``changes``, in which the source always is.
     attention_questions
         Over how many of the chosen questions attention is averaged.
 
@@ -80,6 +86,8 @@ def run_patching(
         As :func:`utils.patching.patch`, before anything long is done.
     """
     check_identities([base, source])
+    if asked_identities is not None:
+        check_identities([base, source, *asked_identities["identity"]])
     folder, started = Path(out), time.perf_counter()
     result = PatchingResult(folder)
 
@@ -95,23 +103,23 @@ def run_patching(
     keep(
         "answers", lambda: pd.concat([table.assign(identity=name) for name, table in asked.items()], ignore_index=True)
     )
+    keep("changes", lambda: _compare(lm, questions, asked, asked_identities, rng=rng, progress=progress))
     chosen = keep("questions", lambda: choose_questions(questions, asked[base], asked[source], n=n_questions))
     given = (lm, base, source, chosen)
-    grid = list_cells(lm, GRID, layers, segments)
-    cells = keep("cells", lambda: patch_questions(*given, grid, max_tokens=max_tokens, progress=progress))
-    exact = keep("grid", lambda: summarise_cells(cells, rng=rng))
-    heads = list_cells(lm, ["heads"], None, ["last"])
-    keep(
-        "heads",
-        lambda: summarise_cells(patch_questions(*given, heads, max_tokens=max_tokens, progress=progress), rng=rng),
-    )
+    wanted = [*list_cells(lm, GRID, layers, segments), *list_cells(lm, ["heads"], None, ["last"])]
+    cells = keep("cells", lambda: patch_questions(*given, wanted, max_tokens=max_tokens, progress=progress))
+    effects = summarise_cells(cells, rng=rng)
+    exact = keep("grid", lambda: effects[effects["component"] != "heads"].reset_index(drop=True))
+    keep("heads", lambda: effects[effects["component"] == "heads"].reset_index(drop=True))
     approximate = keep(
         "attribution", lambda: attribute(*given, components=GRID, segments=segments, rng=rng, progress=progress)
     )
     keep("agreement", lambda: rank_agreement(exact, approximate))
     keep("terms", lambda: persona_terms(*given, progress=progress))
-    if {("mlp", "persona"), ("attn", "last")} <= set(zip(cells["component"], cells["segment"], strict=True)):
+    if has_thirds(cells, lm.n_layers):
         keep("claims", lambda: check_thirds(cells, lm.n_layers, rng=rng))
+    else:
+        logger.warning("the grid leaves out a third of the layers or a segment that the claims are about: no claims")
     if identities is not None:
         seen = keep(
             "attention", lambda: persona_attention(lm, chosen.head(attention_questions), identities, progress=progress)
@@ -129,6 +137,7 @@ def run_patching(
         "n_questions": n_questions,
         "layers": None if layers is None else [int(layer) for layer in layers],
         "segments": list(segments),
+        "n_asked_identities": 0 if asked_identities is None else len(asked_identities),
         "attention_questions": attention_questions,
         "seed": rng,
         "versions": {name: importlib.metadata.version(name) for name in ("personascope", "torch", "transformers")},
@@ -136,6 +145,28 @@ def run_patching(
     }
     replace_text(folder / "patching.json", json.dumps(options, indent=1))
     return result
+
+
+def _compare(
+    lm: LanguageModel,
+    questions: pd.DataFrame,
+    asked: dict[str, pd.DataFrame],
+    identities: pd.DataFrame | None,
+    *,
+    rng: int,
+    progress: bool,
+) -> pd.DataFrame:
+    """What the source, and identities that are asked here, change of the base's answers."""
+    base, source = asked
+    names = pd.DataFrame({"identity": [source], "group": ["source"]})
+    answered = [asked[source]]
+    if identities is not None:
+        names = pd.concat([names, identities[["identity", "group"]]], ignore_index=True)
+        for identity in tqdm(identities["identity"], desc="identities", unit="identity", disable=not progress):
+            answered.append(answer_questions(lm, questions, system=identity_prompt(identity), progress=False))
+    right = questions["answer"].map(LETTERS.index).to_numpy()
+    logits = np.stack([table[LOGITS].to_numpy() for table in answered])
+    return compare_answers(asked[base][LOGITS].to_numpy(), logits, right, names, rng=rng)
 
 
 def flip_summary(answers: pd.DataFrame) -> pd.DataFrame:
@@ -146,3 +177,14 @@ def flip_summary(answers: pd.DataFrame) -> pd.DataFrame:
         n_questions=("id", "size"), accuracy=("correct", "mean"), letter_mass=("letter_mass", "mean")
     )
     return table.assign(changed=np.round(changed, 4)).reset_index()
+
+
+def list_changes(changes: pd.DataFrame) -> pd.DataFrame:
+    """The table ``changes`` of a run as it is read: one row an identity or group, each interval in one cell."""
+    shown = changes[["kind", "group", "identity"]].copy()
+    for name in ("accuracy", "changed", "right_shift", "shift"):
+        bounds = zip(changes[name], changes[f"{name}_low"], changes[f"{name}_high"], strict=True)
+        shown[name] = [f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in bounds]
+    # The source is a group of its own, which would say the same twice.
+    shown = shown.join(changes[["gained", "lost", "p_value", "p_adjusted"]])
+    return shown[(changes["kind"] == "identity") | (changes["group"] != "source")]

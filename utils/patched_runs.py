@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +24,10 @@ from utils.next_token import logits_at
 _CPU_TOKENS, _GPU_TOKENS = 1024, 16384
 # Reusing keys and values costs a copy of them: it pays where at least this share of the tokens need not be run.
 _SMALLEST_SHARE = 0.05
-# A pass with less than this part of the allowed tokens is small.
-_SMALL = 16
+# Segments that begin less than this share of the tokens apart run together: fuller passes are worth more.
+_SHARED = 0.15
+# A pass with less than this part of the allowed tokens is fuller with cells of the next layer, or of any layer.
+_SMALL, _SMALLEST = 4, 16
 
 Read = Callable[[torch.Tensor], np.ndarray]
 Places = dict[Segment, tuple[list[int], list[int]]]
@@ -81,7 +84,7 @@ def run_cells(
         max_tokens = _CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS
     length = len(pair.base.ids)
     places: Places = {cell.segment: pair.places(cell.segment) for cell in cells}
-    reused: dict[Segment, int] = {segment: _reusable(to, length) for segment, (to, _) in places.items()}
+    reused = _reusable(places, length)
     prefixes = {first: _run_prefix(lm, pair.base.ids[:first]) for first in set(reused.values())}
     unchanged = read(base.logits[None])[0]
     total, direct = np.tile(unchanged, (len(cells), 1)), np.tile(unchanged, (len(cells), 1))
@@ -103,27 +106,34 @@ def _batch_cells(
 ) -> list[tuple[int, list[int]]]:
     """Cells to run, by those that run together: how many tokens are reused, and places in ``cells``.
 
-    They begin at the same layer, except where a pass would be so small that reading the weights is most of its work.
+    They begin at the same layer, except where a pass would be so small that reading the weights is much of its work.
     """
     batches: list[tuple[int, list[int]]] = []
     rows = [row for row, cell in enumerate(cells) if cell.segment != "before"]
-    for row in sorted(rows, key=lambda row: (reused[cells[row].segment], cells[row].start)):
-        first = reused[cells[row].segment]
-        if batches and batches[-1][0] == first:
-            held = batches[-1][1]
-            is_full = (len(held) + 1) * length > max_tokens
-            is_small = len(held) * (length - first) * _SMALL < max_tokens
-            if not is_full and (cells[held[0]].start == cells[row].start or is_small):
-                held.append(row)
-                continue
-        batches.append((first, [row]))
+    kinds = {row: (reused[cells[row].segment], cells[row].start) for row in rows}
+    for (first, start), group in groupby(sorted(rows, key=kinds.__getitem__), key=kinds.__getitem__):
+        held = batches[-1][1] if batches and batches[-1][0] == first else []
+        skipped = start - min((cells[row].start for row in held), default=start)
+        if len(held) * (length - first) * (_SMALL if skipped == 1 else _SMALLEST) >= max_tokens:
+            held = []
+        for row in group:
+            if not held or (len(held) + 1) * length > max_tokens:
+                held = []
+                batches.append((first, held))
+            held.append(row)
     return batches
 
 
-def _reusable(places: list[int], length: int) -> int:
-    """How many tokens come before any change, where they are worth reusing."""
-    first = min(places, default=0)
-    return first if first >= _SMALLEST_SHARE * length else 0
+def _reusable(places: Places, length: int) -> dict[Segment, int]:
+    """How many tokens come before any change in each segment, where they are worth reusing."""
+    starts: dict[Segment, int] = {own: min(to, default=0) for own, (to, _) in places.items() if own != "before"}
+    reused: dict[Segment, int] = {}
+    last = 0
+    for segment, start in sorted(starts.items(), key=lambda item: item[1]):
+        if start - last >= (_SHARED if reused else _SMALLEST_SHARE) * length:
+            last = start
+        reused[segment] = last
+    return reused
 
 
 def _run_prefix(lm: LanguageModel, ids: tuple[int, ...]) -> Prefix:

@@ -16,8 +16,6 @@ import pandas as pd
 from utils.models import LanguageModel
 from utils.prompt_scores import score_prompts
 from utils.readouts import (
-    AGREEMENT,
-    OPENING,
     System,
     agreement_readout,
     likelihood_readout,

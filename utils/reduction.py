@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.linalg import eigh
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.manifold import TSNE
@@ -67,9 +68,7 @@ def reduce(
     n_layers = len(x) // n_statements
     explained: list[float] = []
     if method == "pca":
-        model = PCA(n_components, svd_solver="full")
-        points = model.fit_transform(x)
-        explained = [float(share) for share in model.explained_variance_ratio_]
+        points, explained = _fit_pca(x, n_components)
     elif method == "lda":
         points = _fit_lda(x, np.tile(acts[labels].to_numpy(), n_layers), n_components, n_statements // 10)
     elif method == "tsne":
@@ -96,6 +95,23 @@ def _scale_layers(values: np.ndarray) -> np.ndarray:
     """Each layer about its mean, with a mean squared norm of 1; (layer, statement, node)."""
     centred = values - values.mean(axis=1, keepdims=True)
     return centred / np.sqrt((centred**2).sum(axis=2).mean(axis=1))[:, None, None]
+
+
+def _fit_pca(x: np.ndarray, n_components: int) -> tuple[np.ndarray, list[float]]:
+    """Coordinates on the first components, and their shares of the variance.
+
+    Where nodes outnumber statements both follow from the Gram matrix of the statements, for which scikit-learn has no
+    solver: the same numbers in a tenth of the time, which a live picture needs.
+    """
+    n, n_nodes = x.shape
+    if n_nodes <= n:
+        model = PCA(n_components, svd_solver="full")
+        return model.fit_transform(x), model.explained_variance_ratio_.tolist()
+    centred = x - x.mean(axis=0)
+    gram = centred @ centred.T
+    squares, axes = eigh(gram, subset_by_index=[n - n_components, n - 1])
+    squares = np.maximum(squares[::-1], 0)
+    return axes[:, ::-1] * np.sqrt(squares), (squares / np.trace(gram)).tolist()
 
 
 def _fit_lda(x: np.ndarray, labels: np.ndarray, n_components: int, most_axes: int) -> np.ndarray:

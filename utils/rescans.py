@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from deepscan import ScanRuns, detect
 from utils.choices import PartName, ScoreName, Tail
-from utils.contrasts import find_contrasts, restrict, split_parts
+from utils.contrasts import Contrast, find_contrasts, restrict, split_parts
 from utils.nodes import node_frequencies, node_sets, null_set_size
 from utils.reduction import reduce
 
@@ -115,30 +115,41 @@ class Rescan:
         return self.setting.n_anomalous / (self.setting.n_clean + self.setting.n_anomalous)
 
 
-def read_sides(acts: xr.DataArray, *, persona: str, layer: int, part: PartName = "select", part_rng: int = 0) -> Sides:
-    """Take one persona's statements at one layer, and lay them out in two dimensions.
+def choose_statements(acts: xr.DataArray, *, persona: str, part: PartName = "select", part_rng: int = 0) -> Contrast:
+    """Find one persona's statements of a part, the positive against the negative; the same at every layer.
+
+    Raises
+    ------
+    ValueError
+        An unknown persona, or one with an empty side.
+    """
+    contrast = find_contrasts(acts, personas=[persona])[0]
+    return contrast if part == "all" else restrict(contrast, split_parts(acts, rng=part_rng) == part)
+
+
+def read_sides(acts: xr.DataArray, contrast: Contrast, *, layer: int) -> Sides:
+    """Take the statements of a contrast at one layer, and lay them out in two dimensions.
 
     Parameters
     ----------
     acts
         (layer, statement, node), as :func:`utils.activations.extract` returns it.
+    contrast
+        As :func:`choose_statements` returns it.
 
     Raises
     ------
     ValueError
-        An unknown persona or layer, a part with too few statements, or activations that are all the same.
+        An unknown layer, too few statements, or activations that are all the same.
     """
     if layer not in acts["layer"]:
         held = acts["layer"].to_numpy()
         raise ValueError(f"there is no layer {layer}; the activations have layers {held.min()} to {held.max()}.")
-    contrast = find_contrasts(acts, personas=[persona])[0]
-    if part != "all":
-        contrast = restrict(contrast, split_parts(acts, rng=part_rng) == part)
     own = acts.sel(layer=layer).isel(statement=contrast.rows).load()
     values, n_h0 = own.to_numpy(), len(contrast.h0)
     # A small matrix: threads of BLAS beside those of the scan cost more in waiting for each other than they gain.
     with threadpool_limits(1, user_api="blas"):
-        points = reduce(_turn_into_fewer_axes(own))
+        points = reduce(own)
     return Sides(values[:n_h0], values[n_h0:], contrast.paired, points)
 
 
@@ -150,19 +161,19 @@ def rescan(acts: xr.DataArray, setting: Setting, *, sides: Sides | None = None, 
     acts
         (layer, statement, node), as :func:`utils.activations.extract` returns it.
     sides
-        What :func:`read_sides` gives for the setting, where it is at hand; else it is read.
+        What :func:`read_sides` gives for the setting's statements and layer, where it is at hand; else it is read.
     n_jobs
         Threads; the result does not depend on it.
 
     Raises
     ------
     ValueError
-        Whatever :func:`read_sides` and :func:`deepscan.detect` refuse, among it samples too large for the statements.
+        Whatever :func:`choose_statements`, :func:`read_sides` and :func:`deepscan.detect` refuse, among it samples too
+        large for the statements.
     """
     if sides is None:
-        sides = read_sides(
-            acts, persona=setting.persona, layer=setting.layer, part=setting.part, part_rng=setting.part_rng
-        )
+        contrast = choose_statements(acts, persona=setting.persona, part=setting.part, part_rng=setting.part_rng)
+        sides = read_sides(acts, contrast, layer=setting.layer)
     if setting.n_permutations < 1:
         raise ValueError(f"n_permutations is {setting.n_permutations}; scores need at least one flip beside them.")
     runs = detect(
@@ -195,21 +206,6 @@ def rescan(acts: xr.DataArray, setting: Setting, *, sides: Sides | None = None, 
         null_set_size(runs, threshold=NODE_SHARE, level=None),
         sides.points.assign(returned=times),
     )
-
-
-def _turn_into_fewer_axes(acts: xr.DataArray) -> xr.DataArray:
-    """The same statements on as many axes as there are statements, at the same distances from each other.
-
-    The principal components are the same, and take a tenth of the time where nodes are many.
-    """
-    n = acts.sizes["statement"]
-    x = acts.to_numpy().astype(np.float64)
-    # Of equal statements only rounding would be left, which no longer looks equal.
-    if acts.sizes["node"] <= n or not np.ptp(x, axis=0).any():
-        return acts
-    x -= x.mean(axis=0)
-    variances, axes = np.linalg.eigh(x @ x.T)
-    return acts.isel(node=slice(n)).copy(data=axes * np.sqrt(np.maximum(variances, 0)))
 
 
 def write_code(setting: Setting, *, paired: bool) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from utils.calibration import SIDES, Calibration, calibrate
+from utils.calibration import SIDES, Calibration, calibrate, calibrate_labellings
 from utils.choices import MaskGroup, MaskScope, MaskScore, Side
 from utils.components import check_layers
 from utils.linears import Linear
@@ -21,9 +21,9 @@ from utils.pruned_weights import pack, unpack
 from utils.weight_scores import ScoreRule, input_weights
 from utils.weight_selection import Block, check_sparsity, keep_all, keep_count, keep_rows
 
-__all__ = ["Calibration", "PersonaMask", "calibrate", "contrastive_masks", "persona_mask"]
+__all__ = ["Calibration", "PersonaMask", "calibrate", "calibrate_labellings", "contrastive_masks", "persona_mask"]
 
-_BLOCK = 1 << 20  # weights
+_BLOCK = 1 << 18  # weights
 
 
 def persona_mask(
@@ -116,7 +116,8 @@ def _build(
         raise ValueError(f"unknown group {group!r}; expected row, layer or global.")
     if lm.fingerprint != calibration.config["fingerprint"]:
         raise ValueError(
-            f"the calibration is of {calibration.config['model']} and not of {lm.name} as it is now; calibrate anew."
+            f"the calibration is of {calibration.config['model']} in {calibration.config['dtype']}, and not of {lm.name} in "
+            f"{str(lm.dtype).removeprefix('torch.')} as it is now; load the model as it was then, or calibrate anew."
         )
     linears = _choose(lm, calibration, scope, layers)
     sources = {linear: _Scores(lm, calibration, linear, rule, rng, (taken or {}).get(linear)) for linear in linears}
@@ -185,7 +186,7 @@ class _Scores:
     def __call__(self) -> Iterator[Block]:
         weight = self.linear.weight(self.lm)
         generator = np.random.default_rng(self.seed) if self.seed is not None else None
-        free = None if self.taken is None else ~unpack(self.taken, self.linear)
+        free = None if self.taken is None else ~unpack(self.taken, self.linear.shape)
         # MPS has no float64.
         device = torch.device("cpu") if weight.device.type == "mps" else weight.device
         for first in range(0, len(weight), self.n_rows):

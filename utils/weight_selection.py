@@ -14,6 +14,7 @@ import torch
 Block = tuple[torch.Tensor, torch.Tensor]
 Blocks = Callable[[], Iterator[Block]]
 
+_INFINITY = 0x7FF << 52  # as the bits of a float64; those of all numbers are below
 _DIGIT = 21  # three times makes the 63 bits of a float64 without a sign
 
 
@@ -45,13 +46,14 @@ def keep_rows(scores: torch.Tensor, seconds: torch.Tensor, k: int) -> torch.Tens
         return torch.zeros_like(scores, dtype=torch.bool)
     if k == scores.shape[1]:
         return torch.ones_like(scores, dtype=torch.bool)
-    at = _kth_of_rows(scores, k)
-    kept, tied = scores > at, scores == at
+    keys = _order(scores, seconds)
+    at = _kth_of_rows(keys, k)
+    kept, tied = keys > at, keys == at
     missing = k - kept.sum(1)
     crowded = torch.nonzero(tied.sum(1) > missing)[:, 0]
     kept |= tied
     if len(crowded):
-        kept[crowded] = (scores[crowded] > at[crowded]) | _break_ties(tied[crowded], seconds[crowded], missing[crowded])
+        kept[crowded] = (keys[crowded] > at[crowded]) | _break_ties(tied[crowded], seconds[crowded], missing[crowded])
     return kept
 
 
@@ -71,6 +73,18 @@ def keep_all(blocks: Blocks, k: int) -> Iterator[torch.Tensor]:
         left -= int(chosen.sum())
         # Where all that tie are kept, the second score does not matter.
         yield (scores > at) | (tied if missing == n_tied else (tied & (seconds > second)) | chosen)
+
+
+def _order(scores: torch.Tensor, seconds: torch.Tensor) -> torch.Tensor:
+    """Whole numbers in the order of the scores, scores of 0 in the order of the second scores and below all others.
+
+    Scores of 0 are often many, an input's whole column, and equal values make finding the k-th several times slower. The bits
+    of floating-point numbers without a sign are in the order of the numbers. What may not be chosen is below everything.
+    """
+    # Adding 0 makes 0 of -0.
+    bits, second_bits = (values.add(0.0).view(torch.int64) for values in (scores, seconds))
+    barred = torch.arange(scores.shape[1], device=scores.device) + torch.iinfo(torch.int64).min
+    return torch.where(scores > 0, bits, torch.where(scores == 0, second_bits - _INFINITY, barred))
 
 
 def _kth_of_rows(scores: torch.Tensor, k: int) -> torch.Tensor:
