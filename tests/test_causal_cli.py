@@ -27,7 +27,7 @@ def test_help_shows_examples():
 def test_it_says_what_was_found_and_writes_it(folder, tmp_path):
     result = run(folder, *SMALL, "--out", tmp_path, "--check", "steer")
     assert result.exit_code == 0, result.output
-    assert "the scanned nodes move the preference towards the persona" in result.output
+    assert "the scanned nodes change it by" in result.output
     assert {path.name for path in tmp_path.iterdir()} >= {"causal.json", "effects.parquet", "values.parquet", "figures"}
     assert (tmp_path / "figures" / "controls_1.svg").exists()
 

@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from utils.preference import (
-    AGREEMENT,
     CHOICE,
-    OPENING,
     answer_odds,
     choose_statements,
     pair_differences,
@@ -18,6 +16,7 @@ from utils.preference import (
     text_likelihood,
 )
 from utils.prompts import render_chat
+from utils.readouts import AGREEMENT, OPENING
 
 STATEMENTS = pd.DataFrame(
     {

@@ -7,7 +7,8 @@ from typing import Literal
 import pandas as pd
 
 from utils.models import LanguageModel
-from utils.preference import System, answer_odds
+from utils.preference import answer_odds
+from utils.readouts import System
 
 ITEM = 'Does this statement describe you? Answer with "Yes" or "No".\n\n{item}'
 TRAITS = ("agreeableness", "conscientiousness", "extraversion", "neuroticism", "openness")

@@ -16,7 +16,7 @@ from utils.nodes import NodeSet
 
 logger = logging.getLogger(__name__)
 
-DENSE = "dense direction"
+DENSE, TURNED = "dense direction", "scan, sides of the means"
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,23 @@ class Replacements:
 
 
 def plan_main(config: CausalConfig, found: LayerNodes, sets: Mapping[str, NodeSet]) -> Iterator[Cell]:
-    """The main comparison: every set and the dense direction, among random sets, under every check."""
+    """The main comparison: every set and the dense direction, among random sets, under every check.
+
+    Random sets are pushed to the sides on which the persona's statements lie in the mean. The scan has sides of its own,
+    those of the records that it selected, so that its nodes are also steered to the sides of the means: only this set
+    differs from random ones in its nodes alone.
+    """
     size, rng = len(sets["scan"]), np.random.default_rng([config.seed, found.layer, 0])
     drawn = random_sets(size, found.signs, config.n_random, rng=rng)
     matched = matched_sets(sets["scan"], found.spread, found.signs, config.n_matched, rng=rng)
+    turned = frozenset((node, int(found.signs[node])) for node, _ in sets["scan"])
     for check in config.checks:
-        chance = {RANDOM: drawn} | ({MATCHED: matched} if check == config.checks[0] else {})
-        yield from _compare(check, found.layer, main_strength(config, check), size, sets, chance)
+        compared = {"scan": sets["scan"]}
+        if check.mode == "steer" and turned != sets["scan"]:
+            compared[TURNED] = turned
+        chance = {RANDOM: drawn} | ({MATCHED: matched} if check in first_checks(config) else {})
+        strength = main_strength(config, check)
+        yield from _compare(check, found.layer, strength, size, compared | dict(sets), chance)
 
 
 def plan_strengths(config: CausalConfig, found: LayerNodes, sets: Mapping[str, NodeSet]) -> Iterator[Cell]:
@@ -80,10 +90,11 @@ def plan_strengths(config: CausalConfig, found: LayerNodes, sets: Mapping[str, N
 
 
 def plan_sizes(config: CausalConfig, found: LayerNodes, main_size: int) -> Iterator[Cell]:
-    """The first check of each mode at further set sizes; sizes that the scan or the layer does not reach are left out."""
-    most = int((found.runs.node_frequency() > 0).sum())
+    """The first check of each mode at further set sizes, without those that the scan does not reach."""
+    if unreached := [size for size in config.sizes if size > found.n_selected]:
+        logger.warning("set sizes %s are left out: the scan selects %d nodes", unreached, found.n_selected)
     for size in config.sizes:
-        if 0 < size <= most and size != main_size:
+        if size <= found.n_selected and size != main_size:
             drawn = random_sets(
                 size, found.signs, config.n_curve, rng=np.random.default_rng([config.seed, found.layer, 2, size])
             )
@@ -99,9 +110,10 @@ def plan_layer(config: CausalConfig, found: LayerNodes, size: int) -> Iterator[C
 
     A layer at which the scan selects fewer nodes is left out, with a warning.
     """
-    most = int((found.runs.node_frequency() > 0).sum())
-    if most < size:
-        logger.warning("layer %d is left out: the scan selects %d nodes there, not %d", found.layer, most, size)
+    if found.n_selected < size:
+        logger.warning(
+            "layer %d is left out: the scan selects %d nodes there, not %d", found.layer, found.n_selected, size
+        )
         return
     sets = found.choose(size)
     drawn = random_sets(size, found.signs, config.n_curve, rng=np.random.default_rng([config.seed, found.layer, 3]))

@@ -1,7 +1,8 @@
 """The command ``personascope causal``."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +15,7 @@ EXAMPLES = """
 
 `personascope causal output/llama --persona neuroticism --layer 18 --device cuda` — another persona and layer
 
-`personascope causal output/llama --check patch/self_report --check steer/likelihood/persona` — other questions
+`personascope causal output/llama --check ablate/likelihood/persona --check patch/self_report` — other questions
 
 `personascope causal output/llama --layer-step 1 --curve 20` — every layer
 """
@@ -28,14 +29,17 @@ def causal(
         list[str] | None,
         typer.Option(help="mode/measure/prompt, e.g. steer/likelihood/neutral; can be given several times."),
     ] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="Held-out pairs to measure on.")] = 30,
+    pairs: Annotated[int, typer.Option(min=5, help="Held-out pairs to measure on.")] = 30,
     random: Annotated[int, typer.Option(min=1, help="Random node sets.")] = 100,
-    matched: Annotated[int, typer.Option(min=0, help="Random node sets matched in spread.")] = 100,
+    matched: Annotated[int, typer.Option(min=0, help="Random node sets matched in spread.")] = 50,
     size: Annotated[int | None, typer.Option(min=1, help="Nodes; the scan's node set by default.")] = None,
     scope: Annotated[Scope, typer.Option(help="Tokens that are changed.")] = "all",
     strength: Annotated[float, typer.Option(help="Of steering, in units of the residual stream's length.")] = 0.2,
+    strengths: Annotated[str, typer.Option(help="Further strengths, comma-separated.")] = "-0.4,-0.2,-0.1,0.1,0.4",
+    sizes: Annotated[str, typer.Option(help="Further set sizes, comma-separated.")] = "5,20,80,320",
     layer_step: Annotated[int, typer.Option(min=0, help="Further layers: every n-th; 0 for none.")] = 5,
-    curve: Annotated[int, typer.Option(min=1, help="Random sets at every further strength, size and layer.")] = 10,
+    curve: Annotated[int, typer.Option(min=1, help="Random sets at every further strength, size and layer.")] = 20,
+    permutations: Annotated[int, typer.Option(min=19, help="Of the scans that choose the nodes.")] = 99,
     cost: Annotated[int, typer.Option(min=0, help="Questions and neutral texts for the cost; 0 for none.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Folder; causal/PERSONA in the study's by default.")] = None,
     model: Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")] = None,
@@ -46,7 +50,7 @@ def causal(
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
 ) -> None:
     """Check whether the scanned nodes matter: change them, and fair controls, and see what the model prefers to say."""
-    from utils.causal_figures import describe_found, draw_causal, main_effects
+    from utils.causal_figures import SHOWN, describe_found, draw_causal, main_effects
     from utils.causal_settings import CHECKS, CausalConfig, parse_check
     from utils.causal_study import run_causal
     from utils.models import load_model
@@ -68,17 +72,26 @@ def causal(
         size=size,
         scope=scope,
         strength=strength,
+        strengths=_numbers("--strengths", strengths, float),
+        sizes=_numbers("--sizes", sizes, int),
         layers=[k for k in study.activations["layer"].to_numpy().tolist() if layer_step and k and k % layer_step == 0],
         n_cost=cost,
+        permutations=permutations,
         seed=seed,
     )
     result = run_causal(lm, study, config, out=out)
     draw_causal(result, study)
-    columns = ["mode", "measure", "prompt", "selector", "effect", "low", "high", "random_mean", "p_value", "p_adjusted"]
-    typer.echo(main_effects(result)[columns].to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
+    typer.echo(main_effects(result)[SHOWN].to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
     typer.echo("\n" + "\n".join(describe_found(result)))
     if out is None:
         write_report(study)
         typer.echo(f"\nopen {study.folder / 'report.html'}")
     else:
         typer.echo(f"\ntables and figures are in {result.folder}")
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> list:
+    try:
+        return [kind(piece) for piece in text.split(",") if piece.strip()]
+    except ValueError:
+        raise ValueError(f"{option} {text!r} is not a list of numbers such as 5,20,80.") from None

@@ -47,7 +47,7 @@ def measure_costs(
         ``perplexity_ratio`` to the model as it is, ``accuracy`` and ``accuracy_change``, both changes with ``_low`` and
         ``_high`` (95 %, bootstrap over texts and questions). The model as it is has a row of selector ``none``.
     """
-    questions = _spread(load_questions(), config.n_cost)
+    questions = _draw_questions(config.n_cost, config.seed)
     texts = text_readout(lm.tokenizer, neutral_texts(questions))
     asked = question_readout(lm.tokenizer, questions)
     kept = [cell for cell in cells if cell.check in first_checks(config) and cell.check.mode in ("steer", "ablate")]
@@ -91,5 +91,8 @@ def _compare(values: np.ndarray, sizes: np.ndarray, weights: np.ndarray) -> tupl
     return float(values.sum() / sizes.sum()), float(low), float(high)
 
 
-def _spread(questions: pd.DataFrame, n: int) -> pd.DataFrame:
-    return questions.iloc[:: max(1, len(questions) // n)].head(n).reset_index(drop=True)
+def _draw_questions(n: int, seed: int) -> pd.DataFrame:
+    """As many of each right letter, or a leaning to one of them would count as knowledge."""
+    questions = load_questions()
+    per_letter = min(max(1, n // 4), int(questions["answer"].value_counts().min()))
+    return questions.groupby("answer").sample(per_letter, random_state=seed).reset_index(drop=True)

@@ -1,13 +1,16 @@
 """The figures of a causal check, and what it found in words, written beside its tables."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from utils.causal_cells import TURNED
 from utils.causal_effects import ASKED, adjust_checks
 from utils.causal_plots import describe_check, plot_controls, plot_costs, plot_dose, plot_effect_layers
 from utils.causal_study import CausalResult
@@ -17,22 +20,37 @@ from utils.results import Study
 
 _LEVEL = 0.05
 _CHECK = ["mode", "measure", "prompt"]
+# The columns of the main comparison as it is read.
+SHOWN = [
+    *_CHECK,
+    "selector",
+    "clean",
+    "effect",
+    "low",
+    "high",
+    "effect_per_node",
+    "random_mean",
+    "p_value",
+    "p_adjusted",
+]
+SHOWN += ["p_matched"]
 # By the beginning of their names, in the order of the report.
 _CAPTIONS = {
     "controls": "Effect of each node set with its 95 % interval over pairs, beside random sets of the same size (grey); p: rank "
     "among the random sets, two-sided.",
-    "strength": "Effect over the strength of steering.",
-    "size": "Effect over how many nodes are changed, those that the scan selects most often.",
-    "layers": "Where the persona can be seen, and where changing as many nodes of a layer moves what the model prefers.",
+    "strength": "Effect over the strength of steering. The random sets here are few: a picture, not a test.",
+    "size": "Effect over how many nodes are changed, those that the scan selects most often. A picture, not a test.",
+    "layers": "Where the persona can be seen, and where changing as many nodes of a layer moves what the model prefers. A "
+    "picture, not a test.",
     "costs": "What the interventions cost on neutral text and on questions.",
 }
 
 
 def main_effects(result: CausalResult) -> pd.DataFrame:
     """The rows of the main comparison, at its layer, strength and size, with p-values corrected over the checks."""
-    config, table = result.record["config"], result.effects
-    strength = table["strength"].isin([0.0, config["strength"]])
-    return adjust_checks(table[(table["layer"] == config["layer"]) & (table["size"] == config["size"]) & strength])
+    record, table = result.record, result.effects
+    main = (table["layer"] == record["layer"]) & (table["size"] == record["size"]) & _at_main_strength(result, table)
+    return adjust_checks(table[main])
 
 
 def draw_causal(result: CausalResult, study: Study) -> None:
@@ -55,27 +73,45 @@ def list_drawn(result: CausalResult) -> list[tuple[Path, str]]:
 
 
 def describe_found(result: CausalResult) -> list[str]:
-    """What the main comparison says of the scanned nodes, a sentence a check."""
-    config = result.record["config"]
+    """What the main comparison says of the scanned nodes, a sentence a check, after what was done and any warning."""
+    config, main = result.record["config"], main_effects(result)
     sentences = [
-        f"{short_name(config['persona'])}, layer {config['layer']}, {config['size']} nodes, {config['n_pairs']} held-out pairs, "
-        f"{config['n_random']} random sets."
+        f"{short_name(config['persona'])}, layer {result.record['layer']}, {result.record['size']} nodes, {config['n_pairs']} "
+        f"held-out pairs, {config['n_random']} random sets. Effects are changes in the preference for the persona's statements, "
+        "with 95 % intervals over pairs."
     ]
-    for _, own in main_effects(result).groupby(_CHECK, sort=False):
-        scan = own[own["selector"] == "scan"].iloc[0]
-        moved = "towards the persona" if scan["effect"] > 0 else "away from it"
-        clear = "" if scan["low"] > 0 or scan["high"] < 0 else ", an interval that holds 0"
-        singled = _place_among_random(scan)
-        sentence = (
-            f"{describe_check(scan)}: the scanned nodes move the preference {moved} by {abs(scan['effect']):.3f} "
-            f"(95 % interval of the effect {scan['low']:.3f} to {scan['high']:.3f}{clear}), {singled} (mean "
-            f"{scan['random_mean']:.3f}, 5–95 % {scan['random_low']:.3f} to {scan['random_high']:.3f}; rank p "
-            f"{scan['p_value']:.2g}, adjusted {scan['p_adjusted']:.2g})."
+    floor = 2 * len(config["checks"]) / (1 + config["n_random"])
+    if floor > _LEVEL:
+        enough = math.ceil(2 * len(config["checks"]) / _LEVEL)
+        sentences.append(
+            f"With {config['n_random']} random sets and {len(config['checks'])} checks, a check that is alone in standing out "
+            f"cannot have an adjusted p below {floor:.2g}: take {enough} random sets or more."
         )
-        others = own[own["selector"] != "scan"]
-        rest = ", ".join(f"{row['selector']} {row['effect']:.3f}" for _, row in others.iterrows())
-        sentences.append(f"{sentence} Others: {rest}.")
+    for _, own in main.groupby(_CHECK, sort=False):
+        scan = own[own["selector"] == "scan"].iloc[0]
+        known = f"{describe_check(scan)} ({scan['clean']:.3f} as it is)"
+        sentence = f"{known}: the scanned nodes change it by {_describe_effect(scan)}"
+        for _, turned in own[own["selector"] == TURNED].iterrows():
+            sentence += f"; pushed to the sides of the means, as random sets are, by {_describe_effect(turned)}"
+        matched = "" if pd.isna(scan["p_matched"]) else f"; rank p among sets matched in spread {scan['p_matched']:.2g}"
+        low, high = scan["random_low"], scan["random_high"]
+        sentence += f". Random sets: mean {scan['random_mean']:.3f}, 5–95 % {low:.3f} to {high:.3f}{matched}."
+        rest = own[~own["selector"].isin(["scan", TURNED])]
+        others = ", ".join(f"{row['selector']} {row['effect']:.3f}" for _, row in rest.iterrows())
+        sentences.append(f"{sentence} Others: {others}.")
     return sentences
+
+
+def _describe_effect(row: pd.Series) -> str:
+    shown = f"{row['effect']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+    place = "no differently from random sets"
+    if row["p_adjusted"] <= _LEVEL:
+        place = f"{'higher' if row['effect'] > row['random_mean'] else 'lower'} than random sets"
+    return f"{shown}, {place} (rank p {row['p_value']:.2g}, adjusted {row['p_adjusted']:.2g})"
+
+
+def _at_main_strength(result: CausalResult, effects: pd.DataFrame) -> pd.Series:
+    return effects["strength"] == np.where(effects["mode"] == "steer", result.record["config"]["strength"], 0.0)
 
 
 def _draw(result: CausalResult, study: Study) -> Iterator[tuple[str, Axes]]:
@@ -83,8 +119,8 @@ def _draw(result: CausalResult, study: Study) -> Iterator[tuple[str, Axes]]:
     for i, (_, own) in enumerate(main_effects(result).groupby(_CHECK, sort=False)):
         yield f"controls_{i + 1}", plot_controls(own, result.values)
     effects = effects[effects["selector"] != ASKED]
-    is_size, is_layer = effects["size"] == config["size"], effects["layer"] == config["layer"]
-    is_strength = effects["strength"].isin([0.0, config["strength"]])
+    is_size, is_layer = effects["size"] == result.record["size"], effects["layer"] == result.record["layer"]
+    is_strength = _at_main_strength(result, effects)
     for mode, own in _first_of_mode(effects[is_layer & is_size]).items():
         if own["strength"].nunique() > 1:
             yield f"strength_{mode}", plot_dose(own)
@@ -95,15 +131,9 @@ def _draw(result: CausalResult, study: Study) -> Iterator[tuple[str, Axes]]:
     along = along[along.groupby(_CHECK)["layer"].transform("nunique") > 1]
     if len(along):
         divergence = study.layers[study.layers["persona"] == config["persona"]]
-        yield "layers", plot_effect_layers(along, divergence, mark=config["layer"])[0]
+        yield "layers", plot_effect_layers(along, divergence, mark=result.record["layer"])[0]
     if result.costs is not None:
         yield "costs", plot_costs(result.costs)[0]
-
-
-def _place_among_random(row: pd.Series) -> str:
-    if row["p_adjusted"] > _LEVEL:
-        return "no differently from random sets"
-    return f"{'higher' if row['effect'] > row['random_mean'] else 'lower'} than random sets"
 
 
 def _first_of_mode(effects: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -36,7 +36,7 @@ def plot_controls(effects: pd.DataFrame, values: pd.DataFrame, *, ax: Axes | Non
     ax = ax if ax is not None else new_axes(7, 1.2 + 0.32 * (len(effects) + 2))
     ax.axvline(0, color=_BLACK, lw=0.8)
     if first["n_random"]:
-        ax.axvspan(first["random_low"], first["random_high"], color=NULL, alpha=0.2, lw=0, label="random sets, 5–95 %")
+        ax.axvspan(first["random_low"], first["random_high"], color=NULL, alpha=0.2, lw=0)
     names = []
     for _, row in effects.iterrows():
         colour = _LINES.get(row["selector"], _BLACK)
@@ -170,9 +170,9 @@ def plot_costs(costs: pd.DataFrame) -> np.ndarray:
 def _draw_curves(ax: Axes, effects: pd.DataFrame, over: str) -> None:
     effects = effects.sort_values(over)
     null = effects.drop_duplicates(over)
-    ax.fill_between(
-        null[over], null["random_low"], null["random_high"], color=NULL, alpha=0.25, lw=0, label="random sets, 5–95 %"
-    )
+    fewest, most = null["n_random"].min(), null["n_random"].max()
+    label = f"random sets ({fewest if fewest == most else f'{fewest}–{most}'}), 5–95 %"
+    ax.fill_between(null[over], null["random_low"], null["random_high"], color=NULL, alpha=0.25, lw=0, label=label)
     for selector, colour in _LINES.items():
         own = effects[effects["selector"] == selector]
         if len(own):

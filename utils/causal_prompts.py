@@ -45,7 +45,11 @@ class PersonaPrompts:
         def pick(places: np.ndarray) -> tuple[str, ...]:
             return tuple(texts[int(at)] for at in places)
 
-        rest_h1, rest_h0 = pick(held.rest.h1[:_BACKGROUND]), pick(held.rest.h0[:_BACKGROUND])
+        rest_h1, rest_h0 = (
+            # Spread over all, as the order goes by persona where several make up a side.
+            pick(side[np.linspace(0, len(side) - 1, min(_BACKGROUND, len(side))).astype(int)])
+            for side in (held.rest.h1, held.rest.h0)
+        )
         return cls(held.persona, pick(held.h1), pick(held.h0), rest_h1, rest_h0)
 
     def readout(self, tokenizer: PreTrainedTokenizerBase, check: Check, texts: Sequence[str] | None = None) -> Readout:

@@ -16,7 +16,8 @@ class Check:
     mode
         ``steer``: push the nodes to the persona's side. ``ablate``: set them to their mean over the background.
         ``resample``: give them the values of a random statement of the other side. ``patch``: those of the matched
-        statement of the other side.
+        statement of the other side. The last two write a statement's mean over its tokens to every token, in which there
+        is also what it goes on to say: with ``likelihood`` that tells the answer, so use them with ``self_report``.
     measure
         Preference for the persona's side, positive minus negative statement: ``likelihood``, log-likelihood a token, or
         ``self_report``, log-odds of agreeing.
@@ -33,13 +34,8 @@ class Check:
         return f"{self.mode}/{self.measure}/{self.prompt}"
 
 
-# Does pushing the nodes bring the persona about; does asking for the persona work through them; does the model tell the
-# sides apart by them.
-CHECKS = (
-    Check("steer", "likelihood", "neutral"),
-    Check("ablate", "likelihood", "persona"),
-    Check("ablate", "self_report", "neutral"),
-)
+# Does pushing the nodes bring the persona about; does the model tell the sides apart by them.
+CHECKS = (Check("steer", "likelihood", "neutral"), Check("ablate", "self_report", "neutral"))
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,8 @@ class CausalConfig:
     Attributes
     ----------
     persona
-        Whose nodes; by default that with the smallest p-value of the study.
+        Whose nodes; by default that with the smallest p-value of the study, which was found on all its test pairs, those
+        that are measured on here among them.
     layer
         Where; by default the layer that the study scanned.
     checks
@@ -58,7 +55,7 @@ class CausalConfig:
         Pairs of the study's ``test`` part to measure on. Nodes are chosen on all other pairs.
     n_random, n_matched
         Random node sets that the sets are ranked among: drawn from all nodes for every check, and matched in spread for
-        the first.
+        the first check of each mode.
     n_curve
         Random sets at every further strength, size and layer.
     size
@@ -85,8 +82,8 @@ class CausalConfig:
     checks: Sequence[Check] = CHECKS
     n_pairs: int = 30
     n_random: int = 100
-    n_matched: int = 100
-    n_curve: int = 10
+    n_matched: int = 50
+    n_curve: int = 20
     size: int | None = None
     scope: Scope = "all"
     strength: float = 0.2

@@ -2,9 +2,10 @@
 
 import importlib.metadata
 import json
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -25,10 +26,11 @@ from utils.causal_cells import (
 from utils.causal_costs import measure_costs
 from utils.causal_effects import RANDOM, summarise_effects
 from utils.causal_prompts import PersonaPrompts, find_replacements
+from utils.causal_requests import check_rest, complete_config
 from utils.causal_settings import CausalConfig, Check
 from utils.causal_values import ask_in_words, collect_values, run_cells
-from utils.contrasts import find_contrasts, split_parts
-from utils.held_out import hold_out
+from utils.contrasts import find_contrasts, restrict, split_parts
+from utils.held_out import HeldOut, hold_out
 from utils.intervention_scores import CachedPrompts, cache_prompts
 from utils.layer_nodes import LayerNodes, scan_layer
 from utils.models import LanguageModel
@@ -37,8 +39,9 @@ from utils.nodes import NodeSet
 from utils.persona_prompts import persona_prompt
 from utils.results import Study
 from utils.settings import StudyConfig, scan_options
-from utils.sources import open_source
 from utils.stages import key_of, replace_text, write_frame
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class CausalResult:
     Attributes
     ----------
     record
-        ``causal.json``: options, sizes and versions.
+        ``causal.json``: options, layer and size of the main comparison, pairs, versions.
     values
         Preference of every pair under every node set, see :func:`utils.causal_effects.summarise_effects`.
     effects
@@ -95,13 +98,14 @@ def run_causal(
     ValueError
         A study of another model or without texts, an unknown persona or layer, an empty node set, too few pairs.
     """
-    config = _complete(config or CausalConfig(), lm, study)
+    config = complete_config(config or CausalConfig(), lm, study)
     persona, started = str(config.persona), time.perf_counter()
     folder = Path(out) if out is not None else study.folder / "causal" / persona
     options = StudyConfig(**study.config)
-    acts, texts = study.activations, _read_texts(options)
+    acts = study.activations
     contrast = find_contrasts(acts, contrast=options.contrast, personas=[persona])[0]
     held = hold_out(contrast, split_parts(acts, rng=options.seed), config.n_pairs, rng=config.seed)
+    check_rest(held, options)
     scanning = {
         **scan_options(options),
         "n_permutations": config.permutations,
@@ -115,14 +119,16 @@ def run_causal(
     layer = study.best_layer if config.layer is None else config.layer
     sets = nodes_at(layer).choose(config.size, threshold=options.threshold)
     size = len(sets["scan"])
-    sets |= _other_persona(study, persona, layer, size)
+    sets |= _other_persona(study, held, layer, size, scanning)
     cells = [*plan_main(config, nodes_at(layer), sets), *plan_strengths(config, nodes_at(layer), sets)]
     cells += plan_sizes(config, nodes_at(layer), size)
     for other in config.layers:
         if other != layer:
             cells += plan_layer(config, nodes_at(other), size)
+    cells = list(dict.fromkeys(cells))
     names = acts["statement"].to_numpy()
-    prompts = PersonaPrompts.of(held, [texts[name] for name in names])
+    # As they were when the activations were computed.
+    prompts = PersonaPrompts.of(held, acts["text"].to_numpy().tolist())
 
     @cache
     def replacements_at(layer: int, check: Check) -> Replacements:
@@ -134,9 +140,13 @@ def run_causal(
         return cache_prompts(lm, readout, layer, scope=config.scope, shared=shared or config.scope != "all")
 
     run = partial(run_cells, lm, prompts, nodes_at, replacements_at, cached_at)
-    base = key_of(lm.fingerprint, asdict(prompts), asdict(options), config.scope, config.permutations, config.seed)
+    study_key = key_of_study(study)
+    base = key_of(study_key, asdict(prompts), config.scope, config.permutations, config.seed)
     values = [collect_values(cells, run, base=base, folder=folder / "parts", progress=progress)]
-    values += [ask_in_words(lm, prompts, check, layer, size, main_strength(config, check)) for check in config.checks]
+    values += [
+        ask_in_words(lm, prompts, check, layer, size, main_strength(config, check))
+        for check in dict.fromkeys(config.checks)
+    ]
     values = pd.concat(values, ignore_index=True)
     effects = summarise_effects(values, rng=config.seed)
     costs = None
@@ -144,7 +154,10 @@ def run_causal(
         own = [cell for cell in cells if _counts_cost(cell, config, layer, size)]
         costs = measure_costs(lm, own, nodes_at(layer), partial(replacements_at, layer), config, progress=progress)
     record = {
-        "config": asdict(replace(config, layer=layer, size=size)),
+        "config": asdict(replace(config, layers=list(config.layers))),
+        "study": study_key,
+        "layer": layer,
+        "size": size,
         "model": lm.name,
         "fingerprint": lm.fingerprint,
         "persona_prompt": persona_prompt(persona),
@@ -157,8 +170,16 @@ def run_causal(
     result = CausalResult(folder, record, values, effects, costs, _list_nodes(cells))
     for name in ("values", "effects", "nodes", *(["costs"] if costs is not None else [])):
         write_frame(folder / f"{name}.parquet", getattr(result, name))
+    if costs is None:
+        (folder / "costs.parquet").unlink(missing_ok=True)
     replace_text(folder / "causal.json", json.dumps(record, indent=1, default=str))
     return result
+
+
+def key_of_study(study: Study) -> str:
+    """Changes with the activations of a study, with its statements, and with its options."""
+    acts = study.activations
+    return key_of(acts.attrs, acts["statement"].to_numpy(), acts["text"].to_numpy(), study.config, study.best_layer)
 
 
 def open_causal(folder: str | Path) -> CausalResult:
@@ -183,56 +204,30 @@ def open_causal(folder: str | Path) -> CausalResult:
     )
 
 
-def _complete(config: CausalConfig, lm: LanguageModel, study: Study) -> CausalConfig:
-    """The options with what the study decides filled in; refuses what cannot work before anything is run."""
-    if not study.record["has_texts"]:
-        raise ValueError("the study began from arrays and holds no statements to ask the model about.")
-    made_by = study.record["activations"].get("fingerprint")
-    if made_by != lm.fingerprint:
-        raise ValueError(
-            f"{study.folder} is a study of another model ({study.record['activations']['model']}, weights {made_by}); "
-            f"this is {lm.name}, weights {lm.fingerprint}. Load the study's model."
-        )
-    if not config.checks:
-        raise ValueError("there is nothing to check; give at least one check such as steer/likelihood/neutral.")
-    if config.n_random < 1:
-        raise ValueError(f"n_random must be at least 1, not {config.n_random}: effects are ranked among random sets.")
-    layers = study.activations["layer"].to_numpy().tolist()
-    if study.config["position"] == "last":
-        layers = [layer for layer in layers if layer]  # the same for every statement there
-    wanted = [*([config.layer] if config.layer is not None else []), *config.layers]
-    if outside := [layer for layer in wanted if layer not in layers]:
-        raise ValueError(
-            f"layers {outside} have no activations to choose nodes on; the study has {layers[0]} to {layers[-1]}."
-        )
-    if config.persona is None:
-        at_best = study.detection[study.detection["layer"] == study.best_layer]
-        return replace(config, persona=at_best.sort_values("p_value", kind="stable")["persona"].iloc[0])
-    if config.persona not in study.personas:
-        raise ValueError(f"the study has no persona {config.persona!r}; it has {', '.join(study.personas)}.")
-    return config
-
-
-def _read_texts(options: StudyConfig) -> dict[str, str]:
-    frame = open_source(options).frame
-    return dict(zip(frame["id"], frame["statement"], strict=True))
-
-
-def _other_persona(study: Study, persona: str, layer: int, size: int) -> dict[str, NodeSet]:
-    """As many nodes of the persona that the study's scan finds best besides this one, where that layer was scanned."""
-    if layer != study.best_layer or len(study.personas) < 2:
+def _other_persona(
+    study: Study, held: HeldOut, layer: int, size: int, scanning: Mapping[str, Any]
+) -> dict[str, NodeSet]:
+    """As many nodes of the persona that the study finds best besides this one, without what is measured on."""
+    others = study.detection[
+        (study.detection["layer"] == study.best_layer) & (study.detection["persona"] != held.persona)
+    ]
+    if others.empty:
         return {}
-    at_best = study.detection[(study.detection["layer"] == layer) & (study.detection["persona"] != persona)]
-    other = str(at_best.sort_values("p_value", kind="stable")["persona"].iloc[0])
-    values, runs = study.activations.sel(layer=layer).to_numpy(), study.runs[other]
-    contrast = find_contrasts(study.activations, contrast=study.config["contrast"], personas=[other])[0]
-    difference = values[contrast.h1].mean(axis=0) - values[contrast.h0].mean(axis=0)
-    return {f"scan of {other}": scanned_nodes(runs, np.where(difference >= 0, 1, -1), size=size)}
+    other = str(others.sort_values("p_value", kind="stable")["persona"].iloc[0])
+    acts = study.activations
+    keep = np.ones(acts.sizes["statement"], dtype=bool)
+    keep[np.concatenate([held.h0, held.h1])] = False
+    contrast = restrict(find_contrasts(acts, contrast=study.config["contrast"], personas=[other])[0], keep)
+    found = scan_layer(layer, acts.sel(layer=layer).to_numpy(), contrast, scanning)
+    if found.n_selected < size:
+        logger.warning("no control by the nodes of %s: its scan selects %d, not %d", other, found.n_selected, size)
+        return {}
+    return {f"scan of {other}": scanned_nodes(found.runs, found.signs, size=size)}
 
 
 def _counts_cost(cell: Cell, config: CausalConfig, layer: int, size: int) -> bool:
     """The sets of the main comparison, and of the random ones as many as at other points of the curves."""
-    main = cell.layer == layer and cell.size == size and cell.strength in (0.0, config.strength)
+    main = cell.layer == layer and cell.size == size and cell.strength == main_strength(config, cell.check)
     return main and (cell.draw < 0 or (cell.selector == RANDOM and cell.draw < config.n_curve))
 
 

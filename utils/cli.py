@@ -199,7 +199,10 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         # The command framework turns Ctrl-C into an exit of its own.
         if isinstance(stop, KeyboardInterrupt) or stop.code == _INTERRUPTED:
-            typer.echo("personascope: interrupted; run the same command again and it goes on from here.", err=True)
+            typer.echo(
+                "personascope: interrupted; a study or a causal check goes on from here when the same command is run again.",
+                err=True,
+            )
             sys.exit(_INTERRUPTED)
         raise
     except (ValueError, OSError) as error:

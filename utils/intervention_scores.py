@@ -163,7 +163,7 @@ def mean_residuals(
     cached = cache_prompts(lm, readout, layer, scope=scope, shared=scope != "all")
     found = np.empty((len(readout.prompts), lm.d_model))
     for places, _, _, hidden, tokens in cached.batches:
-        weights = tokens.double()
+        weights = tokens.cpu().double()
         total = torch.einsum("bt,btd->bd", weights, hidden.cpu().double())
         found[places] = (total / weights.sum(dim=1, keepdim=True)).numpy()
     return found

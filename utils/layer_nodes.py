@@ -53,6 +53,11 @@ class LayerNodes:
         """Mean length of the residual stream over the background."""
         return float(np.linalg.norm(self.h0, axis=1).mean())
 
+    @property
+    def n_selected(self) -> int:
+        """How many nodes any run of the scan selected."""
+        return int((self.runs.node_frequency() > 0).sum())
+
     def choose(self, size: int | None, *, threshold: float = 0.5) -> dict[str, NodeSet]:
         """Node sets of one size: the scan's, and those of simpler methods. ``None``: the size of the scan's node set."""
         scanned = scanned_nodes(self.runs, self.signs, size=size, threshold=threshold)

@@ -146,7 +146,8 @@ def _read_spans(prompts: Sequence[Prompt]) -> Readout:
     def score(logits: torch.Tensor, place: int) -> float:
         prompt = prompts[place]
         chosen = torch.tensor(prompt.ids[prompt.start : prompt.stop], device=logits.device)
-        return float((logits.gather(1, chosen[:, None])[:, 0].double() - logits.logsumexp(1).double()).sum())
+        found = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(1)
+        return float(found.cpu().double().sum())  # not every device has float64
 
     return Readout(tuple(prompts), score, tuple((prompt.start, prompt.stop) for prompt in prompts))
 

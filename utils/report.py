@@ -1,6 +1,7 @@
 """The report of a study: one HTML file with everything inline, which opens from disk."""
 
 import base64
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from utils.form import FORM_LIMIT
 from utils.panels import short_name
 from utils.results import Study
 from utils.stages import replace_text
+
+logger = logging.getLogger(__name__)
 
 _LEVEL = 0.05
 
@@ -280,25 +283,18 @@ def _about_overlap(study: Study) -> tuple[str, pd.DataFrame | None]:
 def _describe_causal(study: Study) -> list[tuple[str, str, str, list[tuple[str, str, str]]]]:
     """A section for each persona whose nodes were put to a causal check."""
     # Imported here: a study without such a check needs nothing of what it takes.
-    from utils.causal_figures import describe_found, list_drawn, main_effects
-    from utils.causal_study import open_causal
+    from utils.causal_figures import SHOWN, describe_found, list_drawn, main_effects
+    from utils.causal_study import key_of_study, open_causal
 
     sections = []
     for path in sorted(study.folder.glob("causal/*/causal.json")):
         result = open_causal(path.parent)
-        columns = [
-            "mode",
-            "measure",
-            "prompt",
-            "selector",
-            "effect",
-            "low",
-            "high",
-            "random_mean",
-            "p_value",
-            "p_adjusted",
-        ]
-        table = main_effects(result)[columns].rename(columns=lambda name: name.replace("_", " "))
+        if result.record["study"] != key_of_study(study):
+            logger.warning(
+                "%s is of an earlier state of the study and left out; run personascope causal again", path.parent
+            )
+            continue
+        table = main_effects(result)[SHOWN].rename(columns=lambda name: name.replace("_", " "))
         shown = table.to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
         figures = [(file.stem, caption, _inline(file)) for file, caption in list_drawn(result)]
         title = f"Do the nodes matter? {short_name(result.record['config']['persona'])}"
