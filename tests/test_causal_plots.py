@@ -59,7 +59,7 @@ def test_controls_show_every_set_and_every_draw(effects, values):
 def test_dose_curves_go_through_the_effects(effects):
     own = effects[(effects["layer"] == 2) & (effects["size"] == 5)]
     lines = {line.get_label(): line for line in plot_dose(own).lines}
-    np.testing.assert_allclose(lines["scan"].get_xydata(), [[0.1, 0.2], [0.2, 0.4]])
+    np.testing.assert_allclose(lines["scan"].get_xydata(), [[0, 0], [0.1, 0.2], [0.2, 0.4]])
     over_size = plot_dose(effects[(effects["layer"] == 2) & (effects["strength"] == 0.1)], over="size")
     lines = {line.get_label(): line for line in over_size.lines}
     np.testing.assert_allclose(lines["scan"].get_xydata(), [[5, 0.2], [20, 0.2]])

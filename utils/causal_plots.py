@@ -65,7 +65,7 @@ def plot_controls(effects: pd.DataFrame, values: pd.DataFrame, *, ax: Axes | Non
 
 
 def plot_dose(effects: pd.DataFrame, *, over: Literal["strength", "size"] = "strength", ax: Axes | None = None) -> Axes:
-    """Draw effects over the strength of steering, or over how many nodes are changed.
+    """Draw effects over the strength of steering (at 0 there is none), or over how many nodes are changed.
 
     Parameters
     ----------
@@ -74,7 +74,12 @@ def plot_dose(effects: pd.DataFrame, *, over: Literal["strength", "size"] = "str
     """
     ax = ax if ax is not None else new_axes(5.2, 3.6)
     ax.axhline(0, color=_BLACK, lw=0.8)
-    _draw_curves(ax, effects if over == "strength" else effects[effects["n_nodes"] == effects["size"]], over)
+    if over == "strength":
+        nothing = dict.fromkeys(["strength", "effect", "low", "high", "random_low", "random_high"], 0.0)
+        shown = pd.concat([effects, effects.drop_duplicates("selector").assign(**nothing)], ignore_index=True)
+    else:
+        shown = effects[effects["n_nodes"] == effects["size"]]
+    _draw_curves(ax, shown, over)
     first = effects.iloc[0]
     if over == "size":
         ax.set_xscale("log")
