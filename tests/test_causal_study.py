@@ -4,8 +4,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
+from planted import make_acts
 from wired import NODES
 
+import utils.causal_study
 import utils.causal_values
 from utils.causal_figures import describe_found, draw_causal, list_drawn, main_effects
 from utils.causal_settings import CausalConfig, Check
