@@ -7,9 +7,16 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import jaxtyping
 import pytest
+import torch
 
 # Before the first import of either package: from here on, annotations in signatures are enforced.
 jaxtyping.install_import_hook(["deepscan", "utils"], "typechecker.typechecker")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same random numbers in each run, whatever ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
