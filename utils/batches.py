@@ -40,12 +40,33 @@ def share_prefix(lm: LanguageModel, prompts: Sequence[Prompt]) -> Prefix:
     mean = sum(len(prompt.ids) for prompt in prompts) / len(prompts)
     if len(prompts) == 1 or length < _SHORTEST_PREFIX or length < _SMALLEST_SHARE * mean:
         return Prefix()
-    ids = prompts[0].ids[:length]
+    return run_prefix(lm, prompts[0].ids[:length])
+
+
+def run_prefix(lm: LanguageModel, ids: tuple[int, ...]) -> Prefix:
+    """Run the tokens with which prompts begin; no prefix where there are none, or their cache cannot be handed on."""
+    if not ids:
+        return Prefix()
+    given = torch.tensor([ids], device=lm.device)
     with torch.inference_mode():
-        output = lm.decoder(input_ids=torch.tensor([ids], device=lm.device), use_cache=True)
+        output = lm.decoder(input_ids=given, attention_mask=torch.ones_like(given), use_cache=True)
     cache = getattr(output, "past_key_values", None)
-    # Recurrent states and other caches cannot be handed to each statement of a batch.
+    # Recurrent states and other caches cannot be handed to each row of a batch.
     return Prefix(ids, cache) if hasattr(cache, "batch_repeat_interleave") else Prefix()
+
+
+def repeat_prefix(prefix: Prefix, mask: torch.Tensor, times: int | None = None) -> dict[str, Any]:
+    """Attention mask, and keys and values, for a batch of which ``mask`` (row, token) tells the real tokens.
+
+    Each row of the prefix is repeated ``times`` over, by default as often as there are rows.
+    """
+    if not prefix.ids:
+        return {"attention_mask": mask, "use_cache": False}
+    # A copy, as the pass appends to what it is given.
+    cache = copy.deepcopy(prefix.cache)
+    cache.batch_repeat_interleave(len(mask) if times is None else times)
+    full = torch.cat([mask.new_ones(len(mask), len(prefix.ids)), mask], dim=1)
+    return {"attention_mask": full, "past_key_values": cache, "use_cache": True}
 
 
 def run_batch(
@@ -106,15 +127,8 @@ def _run_once(
             picked = value[rows.to(value.device), at.to(value.device)]
         caught[layer] = picked.flatten(1).to(torch.float16 if value.dtype == torch.float16 else torch.float32)
 
-    options: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
-    if skipped:
-        # A copy, as the pass appends to what it is given.
-        cache = copy.deepcopy(prefix.cache)
-        cache.batch_repeat_interleave(len(prompts))
-        full = torch.cat([mask.new_ones(len(prompts), skipped), mask], dim=1)
-        options = {"attention_mask": full, "past_key_values": cache, "use_cache": True}
     with torch.inference_mode(), hook_component(lm, component, layers, catch):
-        lm.decoder(input_ids=ids, **options)
+        lm.decoder(input_ids=ids, **repeat_prefix(prefix, mask))
         return torch.stack([caught[layer].to("cpu") for layer in layers]).numpy()
 
 

@@ -84,8 +84,6 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write the sums and, in the header, everything else, as one safetensors file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"{side}/{name}": value for side in SIDES for name, value in self.sums[side].items()}
         record = {
             "linears": [asdict(linear) for linear in self.linears],
@@ -94,9 +92,7 @@ class Calibration:
             "config": self.config,
             "seen": sorted(self.seen),
         }
-        beside = path.with_name(f".{path.name}.part")
-        save_file(tensors, beside, metadata={"calibration": json.dumps(record)})
-        os.replace(beside, path)
+        write_record(Path(path), "calibration", tensors, record)
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
@@ -211,6 +207,14 @@ def name_seen(statements: pd.DataFrame | Iterable[str]) -> set[str]:
     pairs = statements["pair"].dropna() if isinstance(statements, pd.DataFrame) and "pair" in statements else []
     digests = (hashlib.sha256(text.strip().encode()).hexdigest()[:12] for text in _texts(statements))
     return {*digests, *(f"pair {pair}" for pair in pairs if pair)}
+
+
+def write_record(path: Path, kind: str, tensors: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+    """Write tensors and, in the header, a record of a kind as a safetensors file, beside its place and then into it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    save_file(tensors, beside, metadata={kind: json.dumps(record)})
+    os.replace(beside, path)
 
 
 def read_record(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

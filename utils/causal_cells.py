@@ -7,16 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from utils.causal_effects import CLEAN, MATCHED, RANDOM
+from utils.causal_effects import CLEAN, DENSE, MATCHED, RANDOM, TURNED
 from utils.causal_settings import CausalConfig, Check
-from utils.interventions import Intervention, ablate, ablate_along, patch_nodes, steer, steer_along
+from utils.interventions import Intervention, ablate, ablate_along, steer, steer_along
 from utils.layer_nodes import LayerNodes
 from utils.node_controls import matched_sets, random_sets
 from utils.nodes import NodeSet
 
 logger = logging.getLogger(__name__)
-
-DENSE, TURNED = "dense direction", "scan, sides of the means"
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def make_intervention(cell: Cell, found: LayerNodes, replacements: Callable[[], 
     values = {"ablate": given.mean, "resample": given.resampled, "patch": given.matched}[mode]
     if cell.nodes is None:
         return ablate_along(cell.layer, found.difference, values)
-    return patch_nodes(cell.layer, cell.nodes, values) if mode == "patch" else ablate(cell.layer, cell.nodes, values)
+    return ablate(cell.layer, cell.nodes, values)
 
 
 def _compare(

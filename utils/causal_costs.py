@@ -13,7 +13,7 @@ from utils.interventions import Intervention
 from utils.layer_nodes import LayerNodes
 from utils.mask_evaluation import neutral_texts
 from utils.models import LanguageModel
-from utils.questions import load_questions
+from utils.questions import draw_questions, load_questions
 from utils.readouts import question_readout, text_readout
 from utils.resampling import interval, resample_weights
 
@@ -47,7 +47,7 @@ def measure_costs(
         ``perplexity_ratio`` to the model as it is, ``accuracy`` and ``accuracy_change``, both changes with ``_low`` and
         ``_high`` (95 %, bootstrap over texts and questions). The model as it is has a row of selector ``none``.
     """
-    questions = _draw_questions(config.n_cost, config.seed)
+    questions = draw_questions(load_questions(), config.n_cost, rng=config.seed)
     texts = text_readout(lm.tokenizer, neutral_texts(questions))
     asked = question_readout(lm.tokenizer, questions)
     kept = [cell for cell in cells if cell.check in first_checks(config) and cell.check.mode in ("steer", "ablate")]
@@ -89,10 +89,3 @@ def _compare(values: np.ndarray, sizes: np.ndarray, weights: np.ndarray) -> tupl
     """Sum of values over sum of sizes, with its interval."""
     low, high = interval(weights @ values / (weights @ sizes))
     return float(values.sum() / sizes.sum()), float(low), float(high)
-
-
-def _draw_questions(n: int, seed: int) -> pd.DataFrame:
-    """As many of each right letter, or a leaning to one of them would count as knowledge."""
-    questions = load_questions()
-    per_letter = min(max(1, n // 4), int(questions["answer"].value_counts().min()))
-    return questions.groupby("answer").sample(per_letter, random_state=seed).reset_index(drop=True)

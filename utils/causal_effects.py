@@ -7,7 +7,9 @@ from scipy.stats import false_discovery_control
 from utils.resampling import FEWEST, interval, resample_weights
 
 # What is compared with each other: the same thing done to equally many nodes of one layer.
-GROUP = ["layer", "mode", "measure", "prompt", "strength", "size"]
+CHECK = ["mode", "measure", "prompt"]
+GROUP = ["layer", *CHECK, "strength", "size"]
+DENSE, TURNED = "dense direction", "scan, sides of the means"
 CLEAN, ASKED, RANDOM, MATCHED = "none", "persona prompt", "random", "random, matched"
 
 
@@ -39,7 +41,7 @@ def summarise_effects(
         Something was measured without the model as it is on the same pairs.
     """
     rows = []
-    where = ["layer", "mode", "measure", "prompt"]
+    where = ["layer", *CHECK]
     clean = {
         key: group.set_index("pair")["value"]
         for key, group in values[values["selector"] == CLEAN].groupby(where, sort=False)

@@ -10,8 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.causal_cells import TURNED
-from utils.causal_effects import ASKED, adjust_checks
+from utils.causal_effects import ASKED, CHECK, TURNED, adjust_checks
 from utils.causal_plots import describe_check, plot_controls, plot_costs, plot_dose, plot_effect_layers
 from utils.causal_study import CausalResult
 from utils.figures import save_figure
@@ -19,10 +18,9 @@ from utils.panels import short_name
 from utils.results import Study
 
 _LEVEL = 0.05
-_CHECK = ["mode", "measure", "prompt"]
 # The columns of the main comparison as it is read.
 SHOWN = [
-    *_CHECK,
+    *CHECK,
     "selector",
     "clean",
     "effect",
@@ -87,7 +85,7 @@ def describe_found(result: CausalResult) -> list[str]:
             f"With {config['n_random']} random sets and {len(config['checks'])} checks, a check that is alone in standing out "
             f"cannot have an adjusted p below {floor:.2g}: take {enough} random sets or more."
         )
-    for _, own in main.groupby(_CHECK, sort=False):
+    for _, own in main.groupby(CHECK, sort=False):
         scan = own[own["selector"] == "scan"].iloc[0]
         known = f"{describe_check(scan)} ({scan['clean']:.3f} as it is)"
         sentence = f"{known}: the scanned nodes change it by {_describe_effect(scan)}"
@@ -116,7 +114,7 @@ def _at_main_strength(result: CausalResult, effects: pd.DataFrame) -> pd.Series:
 
 def _draw(result: CausalResult, study: Study) -> Iterator[tuple[str, Axes]]:
     config, effects = result.record["config"], result.effects
-    for i, (_, own) in enumerate(main_effects(result).groupby(_CHECK, sort=False)):
+    for i, (_, own) in enumerate(main_effects(result).groupby(CHECK, sort=False)):
         yield f"controls_{i + 1}", plot_controls(own, result.values)
     effects = effects[effects["selector"] != ASKED]
     is_size, is_layer = effects["size"] == result.record["size"], effects["layer"] == result.record["layer"]
@@ -128,7 +126,7 @@ def _draw(result: CausalResult, study: Study) -> Iterator[tuple[str, Axes]]:
         if own["size"].nunique() > 1:
             yield f"size_{mode}", plot_dose(own, over="size")
     along = effects[is_size & is_strength]
-    along = along[along.groupby(_CHECK)["layer"].transform("nunique") > 1]
+    along = along[along.groupby(CHECK)["layer"].transform("nunique") > 1]
     if len(along):
         divergence = study.layers[study.layers["persona"] == config["persona"]]
         yield "layers", plot_effect_layers(along, divergence, mark=result.record["layer"])[0]

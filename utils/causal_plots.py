@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from utils.causal_effects import ASKED, CLEAN, MATCHED, RANDOM
+from utils.causal_effects import ASKED, CHECK, CLEAN, DENSE, MATCHED, RANDOM
 from utils.panels import NEGATIVE, NULL, POSITIVE, new_axes, short_name
 
 _BLACK = "#222222"
-_LINES = {"scan": POSITIVE, "mean-difference": NEGATIVE, "dense direction": "#009E73"}
+_LINES = {"scan": POSITIVE, "mean-difference": NEGATIVE, DENSE: "#009E73"}
 _MEASURES = {"likelihood": "log-likelihood a token", "self_report": "log-odds of agreeing"}
 _VERBS = {"steer": "steered", "ablate": "ablated", "resample": "resampled", "patch": "patched"}
 
@@ -110,7 +110,7 @@ def plot_effect_layers(
     ndarray
         The Axes, top to bottom.
     """
-    checks = list(effects.groupby(["mode", "measure", "prompt"], sort=False))
+    checks = list(effects.groupby(CHECK, sort=False))
     _, axes = plt.subplots(
         1 + len(checks), 1, figsize=(7, 2.2 * (1 + len(checks))), sharex=True, layout="constrained", squeeze=False
     )
@@ -189,7 +189,7 @@ def _draw_curves(ax: Axes, effects: pd.DataFrame, over: str) -> None:
 def _drawn_effects(first: pd.Series, values: pd.DataFrame) -> dict[str, np.ndarray]:
     """Effects of the random sets of a comparison."""
     at = np.ones(len(values), dtype=bool)
-    for name in ("layer", "mode", "measure", "prompt"):
+    for name in ("layer", *CHECK):
         at &= (values[name] == first[name]).to_numpy()
     own = values[at]
     clean = own[own["selector"] == CLEAN].groupby("pair")["value"].first().mean()

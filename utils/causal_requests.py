@@ -10,10 +10,7 @@ from utils.held_out import HeldOut
 from utils.models import LanguageModel
 from utils.resampling import FEWEST
 from utils.results import Study
-from utils.settings import StudyConfig
-
-# With fewer background records p-values are too coarse to rank anything: none is below 1/11.
-_MIN_BACKGROUND = 10
+from utils.settings import StudyConfig, needed_h0
 
 
 def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> CausalConfig:
@@ -37,19 +34,24 @@ def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> Ca
         raise ValueError(f"layers {outside} have no activations to choose nodes on; the study has {there}.")
     persona = config.persona
     if persona is None:
-        at_best = study.detection[study.detection["layer"] == study.best_layer]
-        persona = str(at_best.sort_values("p_value", kind="stable")["persona"].iloc[0])
+        persona = rank_personas(study)[0]
     if persona not in study.personas:
         raise ValueError(f"the study has no persona {persona!r}; it has {', '.join(study.personas)}.")
     return replace(config, persona=persona, checks=tuple(dict.fromkeys(config.checks)))
 
 
+def rank_personas(study: Study) -> list[str]:
+    """The personas of a study by the p-values of its scans, the smallest first."""
+    at_best = study.detection[study.detection["layer"] == study.best_layer]
+    return at_best.sort_values("p_value", kind="stable")["persona"].tolist()
+
+
 def check_rest(held: HeldOut, options: StudyConfig) -> None:
     """Refuse to hold out so many pairs that the rest does not suffice for a scan with the study's options."""
-    rest, needed = held.rest, options.n_clean + options.n_anomalous + _MIN_BACKGROUND
-    have, unit = (len(rest.h0), "pairs") if rest.paired else (len(rest.h0) + options.n_anomalous, "H0 statements")
-    if have < needed or len(rest.h1) < options.n_anomalous:
-        most = len(held.h1) - (needed - have)
+    rest, needed = held.rest, needed_h0(options, paired=held.rest.paired)
+    if len(rest.h0) < needed or len(rest.h1) < options.n_anomalous:
+        unit = "pairs" if rest.paired else "H0 statements"
+        most = len(held.h1) - (needed - len(rest.h0))
         advice = f"measure on at most {most} pairs" if most >= FEWEST else "a study of more statements is needed"
         raise ValueError(
             f"holding out {len(held.h1)} pairs of persona {held.persona!r} leaves {len(rest.h0)} {unit} to choose nodes on, "

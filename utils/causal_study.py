@@ -26,7 +26,7 @@ from utils.causal_cells import (
 from utils.causal_costs import measure_costs
 from utils.causal_effects import RANDOM, summarise_effects
 from utils.causal_prompts import PersonaPrompts, find_replacements
-from utils.causal_requests import check_rest, complete_config
+from utils.causal_requests import check_rest, complete_config, rank_personas
 from utils.causal_settings import CausalConfig, Check
 from utils.causal_values import ask_in_words, collect_values, run_cells
 from utils.contrasts import find_contrasts, restrict, split_parts
@@ -143,10 +143,7 @@ def run_causal(
     study_key = key_of_study(study)
     base = key_of(study_key, asdict(prompts), config.scope, config.permutations, config.seed)
     values = [collect_values(cells, run, base=base, folder=folder / "parts", progress=progress)]
-    values += [
-        ask_in_words(lm, prompts, check, layer, size, main_strength(config, check))
-        for check in dict.fromkeys(config.checks)
-    ]
+    values += [ask_in_words(lm, prompts, check, layer, size, main_strength(config, check)) for check in config.checks]
     values = pd.concat(values, ignore_index=True)
     effects = summarise_effects(values, rng=config.seed)
     costs = None
@@ -208,12 +205,10 @@ def _other_persona(
     study: Study, held: HeldOut, layer: int, size: int, scanning: Mapping[str, Any]
 ) -> dict[str, NodeSet]:
     """As many nodes of the persona that the study finds best besides this one, without what is measured on."""
-    others = study.detection[
-        (study.detection["layer"] == study.best_layer) & (study.detection["persona"] != held.persona)
-    ]
-    if others.empty:
+    others = [persona for persona in rank_personas(study) if persona != held.persona]
+    if not others:
         return {}
-    other = str(others.sort_values("p_value", kind="stable")["persona"].iloc[0])
+    other = others[0]
     acts = study.activations
     keep = np.ones(acts.sizes["statement"], dtype=bool)
     keep[np.concatenate([held.h0, held.h1])] = False

@@ -13,18 +13,15 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from utils.batches import Prefix, pad_right, share_prefix
+from utils.batches import Prefix, pad_right, repeat_prefix, share_prefix
 from utils.choices import Scope
 from utils.components import hook_component, start_at
 from utils.interventions import Intervention, check_interventions, scope_mask
 from utils.models import LanguageModel
-from utils.prompt_batches import batch_rows
-from utils.prompt_scores import check_finite, check_prompts, logits_budget, read_batch, repeat_prefix
+from utils.prompt_batches import batch_rows, token_budget
+from utils.prompt_scores import check_finite, check_prompts, logits_budget, read_batch
 from utils.prompts import Prompt
 from utils.readouts import Readout
-
-# Tokens a forward pass: on a CPU more gain nothing, a GPU wants more.
-_CPU_TOKENS, _GPU_TOKENS = 1024, 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +189,8 @@ def _check_rows(interventions: Sequence[Intervention], n_prompts: int) -> None:
 def _token_budget(lm: LanguageModel, max_tokens: int | Literal["auto"]) -> int:
     if max_tokens != "auto":
         return max_tokens
-    return _CPU_TOKENS if lm.device.type == "cpu" else min(_GPU_TOKENS, logits_budget(lm) or _GPU_TOKENS)
+    suited = token_budget(lm.device)
+    return min(suited, logits_budget(lm) or suited)
 
 
 def _read_residual(lm: LanguageModel, layer: int, ids: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:

@@ -128,7 +128,7 @@ def evaluate(
     from utils.masks import PersonaMask
     from utils.models import load_model
     from utils.persona_prompts import persona_prompt
-    from utils.questions import load_questions
+    from utils.questions import draw_questions, load_questions
     from utils.stages import write_frame
     from utils.statements import load_statements
 
@@ -145,10 +145,7 @@ def evaluate(
         *(Condition(name, mask) for name, mask in read.items()),
         *(Condition(f"{name} + prompt", mask, system=prompt) for name, mask in read.items()),
     ]
-    asked = load_questions()
-    per_letter = min(max(1, questions // 4), int(asked["answer"].value_counts().min()))
-    # As many of each right letter, or a leaning to one of them would count as knowledge.
-    asked = asked.groupby("answer").sample(per_letter, random_state=seed)
+    asked = draw_questions(load_questions(), questions, rng=seed)
     trait = find_trait(persona)
     measured = run(lm, conditions, frame[part == "test"], questions=asked, texts=neutral_texts(asked), trait=trait)
     summary = summarise(measured)

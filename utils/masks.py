@@ -1,8 +1,6 @@
 """A persona's subnetwork: one bit a weight, what it was made from, and the model with all other weights cut."""
 
 import contextlib
-import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import save_file
 
-from utils.calibration import read_linears, read_record
+from utils.calibration import read_linears, read_record, write_record
 from utils.checkpoints import DEFAULT_MODEL
 from utils.linears import Linear
 from utils.models import LanguageModel, load_model
@@ -71,17 +68,13 @@ class PersonaMask:
 
     def save(self, path: str | Path) -> None:
         """Write bits and provenance as one safetensors file, 1/8 byte a weight."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "linears": [asdict(linear) for linear in self.bits],
             "config": dict(self.config),
             "seen": sorted(self.seen),
         }
-        beside = path.with_name(f".{path.name}.part")
         tensors = {linear.name: bits for linear, bits in self.bits.items()}
-        save_file(tensors, beside, metadata={"mask": json.dumps(record)})
-        os.replace(beside, path)
+        write_record(Path(path), "mask", tensors, record)
 
     @classmethod
     def load(cls, path: str | Path) -> "PersonaMask":

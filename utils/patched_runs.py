@@ -1,27 +1,25 @@
 """Many patches of one prompt: rows of few forward passes, each from the layer below its patch."""
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from utils.alignment import Pair
-from utils.batches import Prefix
+from utils.batches import Prefix, repeat_prefix, run_prefix
 from utils.choices import Component, Segment
 from utils.clean_runs import CleanRun
 from utils.components import hook_component, start_at
 from utils.models import LanguageModel
 from utils.next_token import logits_at
+from utils.prompt_batches import token_budget
 
-# Tokens a forward pass: on a CPU more gain nothing, a GPU wants more.
-_CPU_TOKENS, _GPU_TOKENS = 1024, 16384
 # Reusing keys and values costs a copy of them: it pays where at least this share of the tokens need not be run.
 _SMALLEST_SHARE = 0.05
 # Segments that begin less than this share of the tokens apart run together: fuller passes are worth more.
@@ -81,11 +79,11 @@ def run_cells(
     nothing gives its logits bit for bit; in other shapes rounding differs.
     """
     if max_tokens == "auto":
-        max_tokens = _CPU_TOKENS if lm.device.type == "cpu" else _GPU_TOKENS
+        max_tokens = token_budget(lm.device)
     length = len(pair.base.ids)
     places: Places = {cell.segment: pair.places(cell.segment) for cell in cells}
     reused = _reusable(places, length)
-    prefixes = {first: _run_prefix(lm, pair.base.ids[:first]) for first in set(reused.values())}
+    prefixes = {first: run_prefix(lm, pair.base.ids[:first]) for first in set(reused.values())}
     unchanged = read(base.logits[None])[0]
     total, direct = np.tile(unchanged, (len(cells), 1)), np.tile(unchanged, (len(cells), 1))
 
@@ -136,17 +134,6 @@ def _reusable(places: Places, length: int) -> dict[Segment, int]:
     return reused
 
 
-def _run_prefix(lm: LanguageModel, ids: tuple[int, ...]) -> Prefix:
-    if not ids:
-        return Prefix()
-    given = torch.tensor([ids], device=lm.device)
-    with torch.inference_mode():
-        output = lm.decoder(input_ids=given, attention_mask=torch.ones_like(given), use_cache=True)
-    cache = getattr(output, "past_key_values", None)
-    # Recurrent states and other caches cannot be handed to several rows.
-    return Prefix(ids, cache) if hasattr(cache, "batch_repeat_interleave") else Prefix()
-
-
 def _run_together(
     lm: LanguageModel,
     base: CleanRun,
@@ -188,18 +175,8 @@ def _run_together(
             stack.enter_context(hook_component(lm, component, list(layers), partial(replace, component)))
         if "heads" in by_component and "attn" in base.values:
             stack.enter_context(hook_component(lm, "attn", list(by_component["heads"]), watch))
-        logits = logits_at(lm, ids, last, **_go_on_from(prefix, ids))
+        logits = logits_at(lm, ids, last, **repeat_prefix(prefix, torch.ones_like(ids)))
     return logits, changes
-
-
-def _go_on_from(prefix: Prefix, ids: torch.Tensor) -> dict[str, Any]:
-    if not prefix.ids:
-        return {"attention_mask": torch.ones_like(ids)}
-    # A copy, as the pass appends to what it is given.
-    cache = copy.deepcopy(prefix.cache)
-    cache.batch_repeat_interleave(len(ids))
-    mask = ids.new_ones(len(ids), len(prefix.ids) + ids.shape[1])
-    return {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
 
 
 def _last_change(base: CleanRun, source: CleanRun, cell: Cell, length: int, places: Places) -> torch.Tensor | None:

@@ -9,6 +9,11 @@ import torch
 _CPU_TOKENS, _GPU_TOKENS = 1024, 16384
 
 
+def token_budget(device: torch.device) -> int:
+    """Padded tokens a forward pass that suit a device."""
+    return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+
+
 def batch_rows(
     lengths: Sequence[int], batch_size: int | Literal["auto"], device: torch.device, *, max_tokens: int | None = None
 ) -> list[list[int]]:
@@ -30,7 +35,7 @@ def batch_rows(
     """
     if batch_size != "auto" and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 or 'auto', not {batch_size}.")
-    budget = max_tokens or (_CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS)
+    budget = max_tokens or token_budget(device)
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: (lengths[row], row)):
         held = len(batches[-1]) if batches else 0

@@ -1,6 +1,5 @@
 """Numbers read from a model's logits at the tokens of interest of many prompts."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from utils.batches import Prefix, pad_right, share_prefix
+from utils.batches import pad_right, repeat_prefix, share_prefix
 from utils.hooks import hook_inputs
 from utils.models import LanguageModel
 from utils.prompt_batches import batch_rows
@@ -79,20 +78,6 @@ def read_batch(
         logits = lm.model(input_ids=ids, **options).logits[0]
     parts = logits.split([len(span) for span in spans])
     return [readout.score(part.float(), place) for part, place in zip(parts, places, strict=True)]
-
-
-def repeat_prefix(prefix: Prefix, mask: torch.Tensor, times: int | None = None) -> dict[str, Any]:
-    """Attention mask, and keys and values, for a batch of which ``mask`` (row, token) tells the real tokens.
-
-    Each row of the prefix is repeated ``times`` over, by default as often as there are rows.
-    """
-    if not prefix.ids:
-        return {"attention_mask": mask, "use_cache": False}
-    # A copy, as the pass appends to what it is given.
-    cache = copy.deepcopy(prefix.cache)
-    cache.batch_repeat_interleave(len(mask) if times is None else times)
-    full = torch.cat([mask.new_ones(len(mask), len(prefix.ids)), mask], dim=1)
-    return {"attention_mask": full, "past_key_values": cache, "use_cache": True}
 
 
 def logits_budget(lm: LanguageModel) -> int | None:

@@ -60,6 +60,12 @@ def load_questions(path: str | Path | None = None) -> pd.DataFrame:
     return check_ids(path, frame)[COLUMNS]
 
 
+def draw_questions(questions: pd.DataFrame, n: int, *, rng: int = 0) -> pd.DataFrame:
+    """About n questions, as many of each right letter, or a leaning to one of them would count as knowledge."""
+    per_letter = min(max(1, n // 4), int(questions["answer"].value_counts().min()))
+    return questions.groupby("answer").sample(per_letter, random_state=rng).reset_index(drop=True)
+
+
 def load_identities(path: str | Path | None = None) -> pd.DataFrame:
     """Read identities for "You are {identity}" prompts: ``identity, group``."""
     path = Path(path) if path is not None else DATA / "identities.csv"

@@ -71,6 +71,15 @@ class StudyConfig:
     jobs: int = 0
 
 
+# With fewer background records p-values are too coarse to rank anything: none is below 1/11.
+MIN_BACKGROUND = 10
+
+
+def needed_h0(config: StudyConfig, *, paired: bool) -> int:
+    """How many H0 statements, or pairs, a run of the scan needs: for what it scans and for a background."""
+    return config.n_clean + (config.n_anomalous if paired else 0) + MIN_BACKGROUND
+
+
 def scan_options(config: StudyConfig) -> dict[str, Any]:
     """The keyword arguments of :func:`deepscan.detect` on which its results depend."""
     return {

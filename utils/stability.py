@@ -15,9 +15,9 @@ from utils.choices import SelectorName
 from utils.contrasts import Contrast
 from utils.nodes import NodeSet, compare_sets, top_nodes
 from utils.selectors import select_nodes
+from utils.settings import MIN_BACKGROUND
 
-# In a half: background below which p-values are too coarse to rank nodes, and the fewest statements to scan a side.
-_MIN_BACKGROUND = 10
+# In a half: the fewest statements to scan a side, and the usual number.
 _MIN_SCANNED = 5
 _SCANNED = 15
 
@@ -180,10 +180,10 @@ def _draw_halves(labels: Labels, n_splits: int, seed: int) -> list[tuple[Half, H
 
 def _sample_sizes(contrast: Contrast, half: Half) -> dict[str, int]:
     n0, n1 = len(half[0]), len(half[1])
-    free = n0 - _MIN_BACKGROUND
+    free = n0 - MIN_BACKGROUND
     n_clean, n_anomalous = (free // 2, free // 2) if contrast.paired else (free, n1)
     if min(n_clean, n_anomalous) < _MIN_SCANNED:
-        needed = _MIN_BACKGROUND + _MIN_SCANNED * (2 if contrast.paired else 1)
+        needed = MIN_BACKGROUND + _MIN_SCANNED * (2 if contrast.paired else 1)
         raise ValueError(
             f"a half of persona {contrast.persona!r} has {n0} H0 and {n1} H1 statements; {needed} and "
             f"{needed if contrast.paired else _MIN_SCANNED} are needed: give more statements."

@@ -20,7 +20,7 @@ from utils.nodes import node_frequencies, node_sets, overlap
 from utils.report import write_report
 from utils.results import Study, open_study, summarise
 from utils.selectors import compare_selectors
-from utils.settings import StudyConfig, scan_options
+from utils.settings import StudyConfig, needed_h0, scan_options
 from utils.sources import open_source
 from utils.stability import node_stability
 from utils.stages import StageLog, key_of, write_frame
@@ -29,9 +29,6 @@ from utils.thirds import layer_thirds, model_thirds
 from utils.topics import topic_divergence
 
 logger = logging.getLogger(__name__)
-
-# With fewer background records p-values are too coarse to rank anything: none is below 1/11.
-_MIN_BACKGROUND = 10
 
 
 def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: bool = True) -> Study:
@@ -196,15 +193,13 @@ def _halve(values: np.ndarray, contrasts: list[Contrast], config: StudyConfig, p
 
 def _check_sizes(contrasts: list[Contrast], config: StudyConfig) -> None:
     """Refuse, before the long work, statements too few for the split of a run."""
-    needed = config.n_clean + config.n_anomalous
     for contrast in contrasts:
         n_h0, n_h1 = len(contrast.h0), len(contrast.h1)
-        pool, what = (n_h0, "pairs") if contrast.paired else (n_h0 + config.n_anomalous, "H0 statements")
-        if n_h1 < config.n_anomalous or pool < needed + _MIN_BACKGROUND:
-            have = pool if contrast.paired else n_h0
-            want = needed + _MIN_BACKGROUND - (0 if contrast.paired else config.n_anomalous)
+        want = needed_h0(config, paired=contrast.paired)
+        if n_h1 < config.n_anomalous or n_h0 < want:
+            unit = "pairs" if contrast.paired else "H0 statements"
             raise ValueError(
-                f"persona {contrast.persona!r} has {have} {what} (and {n_h1} H1 statements) in its test part; a run "
+                f"persona {contrast.persona!r} has {n_h0} {unit} (and {n_h1} H1 statements) in its test part; a run "
                 f"needs {want}, of them {config.n_clean} clean, and {config.n_anomalous} H1 statements: "
                 "give more statements or smaller --clean and --anomalous."
             )
