@@ -69,6 +69,14 @@ def repeat_prefix(prefix: Prefix, mask: torch.Tensor, times: int | None = None) 
     return {"attention_mask": full, "past_key_values": cache, "use_cache": True}
 
 
+def thin_prefix(prefix: Prefix, layer: int) -> Prefix:
+    """The prefix for passes that begin at a layer: below it one number a token is kept, which tells only the length."""
+    cache = copy.deepcopy(prefix.cache)
+    for each in getattr(cache, "layers", [])[:layer]:
+        each.keys, each.values = each.keys[:, :1, :, :1].clone(), each.values[:, :1, :, :1].clone()
+    return Prefix(prefix.ids, cache)
+
+
 def run_batch(
     lm: LanguageModel,
     prompts: Sequence[Prompt],

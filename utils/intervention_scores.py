@@ -4,16 +4,17 @@ Nothing below the layer changes, so that it is run once. Rows of a forward pass 
 prompts have in common is run once for each intervention.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from utils.batches import Prefix, pad_right, repeat_prefix, share_prefix
+from utils.batches import Prefix, pad_right, repeat_prefix, share_prefix, thin_prefix
 from utils.choices import Scope
 from utils.components import hook_component, start_at
 from utils.interventions import Intervention, check_interventions, scope_mask
@@ -31,7 +32,9 @@ class CachedPrompts:
     Attributes
     ----------
     prefix
-        What they begin with, which is not in the batches.
+        What they begin with, which is not in the batches, with the keys and values that passes from the layer on need.
+    opening
+        (1, token, d_model) residual stream of the prefix at the layer.
     batches
         Places of the prompts of each batch, their token ids and attention mask, the residual stream at the layer (row,
         token, d_model) and which tokens are changed.
@@ -41,6 +44,7 @@ class CachedPrompts:
     layer: int
     scope: Scope
     prefix: Prefix
+    opening: torch.Tensor
     batches: list[tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
@@ -81,16 +85,21 @@ def cache_prompts(
         # What is shared is run once for all interventions: it must end before any change.
         firsts = [min(first, int(mask.argmax())) for first, mask in zip(firsts, masks, strict=True)]
     openings = [Prompt(prompt.ids, first, prompt.stop) for prompt, first in zip(readout.prompts, firsts, strict=True)]
-    prefix = share_prefix(lm, openings) if shared else Prefix()
+    prefix, opening = Prefix(), torch.zeros(1, 0, lm.d_model)
+    if shared:
+        with _keep_residual(lm, layer) as kept:
+            prefix = share_prefix(lm, openings)
+        opening = kept.get(layer, opening)
     skipped = len(prefix.ids)
     lengths = [len(prompt.ids) - skipped for prompt in readout.prompts]
     batches = []
     with torch.inference_mode():
         for places in batch_rows(lengths, "auto", lm.device, max_tokens=_token_budget(lm, max_tokens)):
             ids, mask = pad_right([readout.prompts[i].ids[skipped:] for i in places], lm.device)
-            hidden = _read_residual(lm, layer, ids, repeat_prefix(prefix, mask))
-            batches.append((places, ids, mask, hidden, _pad_masks([masks[i][skipped:] for i in places])))
-    return CachedPrompts(readout, layer, scope, prefix, batches)
+            with _keep_residual(lm, layer) as kept:
+                lm.decoder(input_ids=ids, **repeat_prefix(prefix, mask))
+            batches.append((places, ids, mask, kept[layer], _pad_masks([masks[i][skipped:] for i in places])))
+    return CachedPrompts(readout, layer, scope, thin_prefix(prefix, layer), opening, batches)
 
 
 def score_interventions(
@@ -193,11 +202,12 @@ def _token_budget(lm: LanguageModel, max_tokens: int | Literal["auto"]) -> int:
     return min(suited, logits_budget(lm) or suited)
 
 
-def _read_residual(lm: LanguageModel, layer: int, ids: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+@contextlib.contextmanager
+def _keep_residual(lm: LanguageModel, layer: int) -> Iterator[dict[int, torch.Tensor]]:
+    """A dict that holds, after each forward pass inside, the residual stream at the layer."""
     kept: dict[int, torch.Tensor] = {}
     with hook_component(lm, "resid", [layer], lambda layer, value: kept.update({layer: value.clone()})):
-        lm.decoder(input_ids=ids, **options)
-    return kept[layer]
+        yield kept
 
 
 def _pad_masks(masks: Sequence[np.ndarray]) -> torch.Tensor:
@@ -215,11 +225,10 @@ def _change_prefix(lm: LanguageModel, cached: CachedPrompts, interventions: Sequ
     ids = torch.tensor([prefix.ids], device=lm.device).expand(len(interventions), -1)
     tokens = torch.ones(1, ids.shape[1], dtype=torch.bool)
     tokens[:, 0] = False
-
-    def act(_layer: int, value: torch.Tensor) -> torch.Tensor:
-        rows = [each.apply(value[row : row + 1], tokens) for row, each in enumerate(interventions)]
-        return torch.cat(rows)
-
-    with hook_component(lm, "resid", [cached.layer], act):
+    changed = torch.cat([each.apply(cached.opening, tokens) for each in interventions])
+    with start_at(lm, cached.layer, changed):
         output = lm.decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
-    return Prefix(prefix.ids, output.past_key_values)
+    cache = output.past_key_values
+    # The skipped blocks have left nothing there, and a pass reads its length from them.
+    cache.layers[: cached.layer] = prefix.cache.layers[: cached.layer]
+    return Prefix(prefix.ids, cache)
