@@ -51,6 +51,18 @@ def test_few_questions_have_no_interval(n):
     assert np.isnan([row["effect_low"], row["effect_high"]]).all() == (n < 5)
 
 
+def test_rows_may_come_in_any_order():
+    one, two = make_cells([0.0] * 6, [1.0] * 6, np.arange(6.0)), make_cells([0.0] * 6, [1.0] * 6, [2.0] * 6, layer=2)
+    by_cell = pd.concat([one, two], ignore_index=True)
+    shuffled = by_cell.sample(frac=1, random_state=0)
+    for cells in (by_cell, shuffled):
+        table = summarise_cells(cells).set_index("layer")
+        assert table["effect"].to_dict() == pytest.approx({1: 2.5, 2: 2})
+        assert table.loc[2, "effect_low"] == pytest.approx(2)
+    with pytest.raises(ValueError, match="2 cells x 6 questions have 11 rows"):
+        summarise_cells(by_cell.iloc[:-1])
+
+
 def test_flipped_and_fallback_questions_are_not_mixed():
     cells = pd.concat([make_cells([0.0], [1.0], [1.0]), make_cells([0.0], [1.0], [0.0], fallback=True)])
     table = summarise_cells(cells).set_index("fallback")

@@ -75,16 +75,26 @@ def test_changes_are_listed_with_their_intervals(result):
     assert listed["shift"].iloc[1] == f"{row['shift']:.2f} ({row['shift_low']:.2f} to {row['shift_high']:.2f})"
 
 
-def test_a_grid_too_coarse_for_the_claims_is_run_without_them(tmp_path, caplog):
-    lm = make_wide()
-    found = run_patching(lm, *LONGER, make_questions(2), tmp_path, layers=[1, 3], n_questions=1, progress=False)
+def test_the_claims_are_about_every_layer_however_coarse_the_grid(result, tmp_path):
+    lm, options = make_wide(), {"n_questions": 3, "segments": ["question"], "progress": False}
+    found = run_patching(lm, *LONGER, make_questions(5), tmp_path, layers=[1], **options).tables
+    assert found["grid"]["layer"].unique().tolist() == [1]
+    assert found["grid"]["segment"].unique().tolist() == ["question"]
+    for name in ("claims", "claim_layers"):
+        pd.testing.assert_frame_equal(found[name], result.tables[name], atol=1e-4)
+
+
+def test_a_model_without_thirds_has_no_claims(tmp_path, caplog):
+    lm = make_wide(num_hidden_layers=2)
+    found = run_patching(lm, *LONGER, make_questions(2), tmp_path, n_questions=1, progress=False)
     assert "claims" not in found.tables
-    assert "no claims" in caplog.text
+    assert "2 layers" in caplog.text
+    assert write_figures(found)
 
 
 def test_figures_are_written(result):
     written = write_figures(result)
-    kinds = 5 * result.tables["grid"]["fallback"].nunique()
+    kinds = 6 * result.tables["grid"]["fallback"].nunique()
     assert len(written) == kinds + 1
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     assert result.folder / "group_attention.png" in written

@@ -71,9 +71,13 @@ def repeat_prefix(prefix: Prefix, mask: torch.Tensor, times: int | None = None) 
 
 def thin_prefix(prefix: Prefix, layer: int) -> Prefix:
     """The prefix for passes that begin at a layer: below it one number a token is kept, which tells only the length."""
-    cache = copy.deepcopy(prefix.cache)
-    for each in getattr(cache, "layers", [])[:layer]:
+    if not prefix.ids:
+        return prefix
+    cache = copy.copy(prefix.cache)
+    below = [copy.copy(each) for each in cache.layers[:layer]]
+    for each in below:
         each.keys, each.values = each.keys[:, :1, :, :1].clone(), each.values[:, :1, :, :1].clone()
+    cache.layers = below + cache.layers[layer:]
     return Prefix(prefix.ids, cache)
 
 

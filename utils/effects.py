@@ -107,14 +107,23 @@ def summarise_cells(
         ``logit_difference`` (m_patched) and ``logit_difference_change`` (m_patched − m_base), ``kl_base``, ``kl_source``.
         Effects are NaN where the denominator is not above rounding, which is logged, and intervals where there are fewer
         than five questions.
+
+    Raises
+    ------
+    ValueError
+        A question without one of the cells.
     """
     tables = []
     for fallback, own in cells.groupby("fallback", sort=False):
         names = own.drop_duplicates(CELL)[CELL].reset_index(drop=True)
-        n = own["question"].nunique()
-        # Rows come question by question, and each question has the same cells in the same order.
+        cell, question = (own.groupby(by, sort=False).ngroup().to_numpy() for by in (CELL, "question"))
+        order, n = np.lexsort((question, cell)), int(question.max()) + 1
+        if len(own) != len(names) * n:
+            raise ValueError(
+                f"{len(names)} cells x {n} questions have {len(own)} rows; expected each cell of each once."
+            )
         m_base, m_source, m_patched, m_direct, kl_base, kl_source = (
-            own[name].to_numpy(dtype=float).reshape(n, len(names)).T
+            own[name].to_numpy(dtype=float)[order].reshape(len(names), n)
             for name in ("m_base", "m_source", "m_patched", "m_direct", "kl_base", "kl_source")
         )
         shift = (m_source - m_base)[0]

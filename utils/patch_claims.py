@@ -57,7 +57,7 @@ def check_thirds(
     rows = []
     for claim, component, segment, third in CLAIMS:
         own = cells[(cells["component"] == component) & (cells["segment"] == segment)]
-        names = pd.Series([_third(int(layer), n_layers) for layer in own["layer"]], index=own.index)
+        names = pd.Series([find_third(int(layer), n_layers) for layer in own["layer"]], index=own.index)
         if missing := [name for name in THIRDS if not (names == name).any()]:
             raise ValueError(
                 f"there is no {component} at the {segment} tokens in the {missing[0]} third of the layers; "
@@ -75,13 +75,6 @@ def check_thirds(
             row |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
         rows.append({**row, "verdict": _judge(row, third)})
     return pd.DataFrame(rows)
-
-
-def has_thirds(cells: pd.DataFrame, n_layers: int) -> bool:
-    """Whether cells include, in every third of the layers, what claims 1 and 2 are about."""
-    kinds = set(zip(cells["component"], cells["segment"], cells["layer"], strict=True))
-    there = {(component, segment, _third(layer, n_layers)) for component, segment, layer in kinds}
-    return {(component, segment, name) for _, component, segment, _ in CLAIMS for name in THIRDS} <= there
 
 
 def check_groups(heads: pd.DataFrame, *, group: str = "race-and-colour", level: float = 0.05) -> pd.DataFrame:
@@ -102,7 +95,8 @@ def check_groups(heads: pd.DataFrame, *, group: str = "race-and-colour", level: 
     return table.reset_index().assign(verdict=lambda own: np.where(own["group"] == group, verdict, ""))
 
 
-def _third(layer: int, n_layers: int) -> str:
+def find_third(layer: int, n_layers: int) -> str:
+    """The third of the blocks' relative depth that a layer belongs to."""
     return THIRDS[0] if 3 * layer <= n_layers else THIRDS[1] if 3 * layer <= 2 * n_layers else THIRDS[2]
 
 

@@ -27,8 +27,8 @@ def patch(
         str | None, typer.Option(help="CSV of identities and groups for the heads' attention.")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Questions to patch, those the identity changes most.")] = 20,
-    ask: Annotated[int, typer.Option(min=1, help="Questions to choose them from, spread over the file.")] = 120,
-    layer_step: Annotated[int, typer.Option(min=1, help="Exact grid at every n-th layer; 1 for all.")] = 3,
+    ask: Annotated[int, typer.Option(min=1, help="Questions to choose them from, spread over the file.")] = 80,
+    layer_step: Annotated[int, typer.Option(min=1, help="Exact grid at every n-th layer; 1 for all.")] = 5,
     segments: Annotated[
         str, typer.Option(help="Comma-separated: before, persona, question, last, after, all.")
     ] = "persona,question,last",

@@ -6,7 +6,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from utils.patch_plots import plot_agreement, plot_group_attention, plot_head_map, plot_patch_grid, plot_terms
+from utils.patch_plots import (
+    plot_agreement,
+    plot_claims,
+    plot_group_attention,
+    plot_head_map,
+    plot_patch_grid,
+    plot_terms,
+)
 from utils.patch_study import PatchingResult
 
 
@@ -23,6 +30,11 @@ def write_figures(result: PatchingResult) -> list[Path]:
             "direct": plot_patch_grid(own[own["segment"] == "last"], value="direct")[0],
         }
         drawn |= {"heads": plot_head_map(heads), "terms": plot_terms(terms)}
+        if "claims" in tables:
+            layers = tables["claim_layers"]
+            drawn["claims"] = plot_claims(layers[layers["fallback"] == fallback], n_layers=int(layers["layer"].max()))[
+                0
+            ]
         drawn |= {"attribution": plot_agreement(own, tables["attribution"])}
         written += [_write(ax.figure, result.folder / f"{name}{kind}.png") for name, ax in drawn.items()]
     if "group_heads" in tables:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from utils.patch_claims import CLAIMS, find_third
 from utils.set_plots import OKABE_ITO
 from utils.viz import NEGATIVE, NULL, POSITIVE
 
@@ -128,6 +129,31 @@ def plot_agreement(exact: pd.DataFrame, approximate: pd.DataFrame, *, ax: Axes |
     ax.set(xlabel="effect, exact", ylabel="effect, by gradient")
     ax.legend(frameon=False, fontsize=8)
     return ax
+
+
+def plot_claims(table: pd.DataFrame, *, n_layers: int) -> np.ndarray:
+    """Draw the effects that claims 1 and 2 are about, layer by layer with 95 % intervals; returns the array of Axes.
+
+    The third of the layers in which a claim expects the largest effects is shaded.
+
+    Parameters
+    ----------
+    table
+        The table ``claim_layers`` of :func:`utils.patch_study.run_patching`, flipped or fallback questions alone.
+    """
+    _, axes = plt.subplots(len(CLAIMS), 1, figsize=(7, 4.2), sharex=True, layout="constrained")
+    for ax, (claim, component, segment, third) in zip(axes, CLAIMS, strict=True):
+        own = table[(table["component"] == component) & (table["segment"] == segment)].sort_values("layer")
+        expected = [layer for layer in range(1, n_layers + 1) if find_third(layer, n_layers) == third]
+        ax.axvspan(expected[0] - 0.5, expected[-1] + 0.5, color=NULL, alpha=0.15, lw=0)
+        bounds = np.abs(own[["effect_low", "effect_high"]].sub(own["effect"], axis=0)).T
+        ax.errorbar(own["layer"], own["effect"], yerr=bounds, fmt="o", ms=4, color=POSITIVE, elinewidth=1)
+        ax.axhline(0, color="black", lw=0.6)
+        ax.set_title(f"{COMPONENT_LABELS[component]} at the {segment} tokens: {claim}", fontsize=9)
+        ax.set_ylabel("effect")
+    axes[-1].set_xlabel("layer (shaded: the third that the claim expects)")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return axes
 
 
 def plot_terms(terms: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,11 @@ from utils.answers import LOGITS, answer_questions, compare_answers
 from utils.attribution import attribute, rank_agreement
 from utils.choice_prompts import LETTERS, check_identities, identity_prompt
 from utils.choices import Component, Segment
-from utils.effects import choose_questions, summarise_cells
+from utils.effects import CELL, choose_questions, summarise_cells
 from utils.logit_terms import persona_terms
 from utils.models import LanguageModel
-from utils.patch_claims import check_groups, check_thirds, has_thirds
+from utils.patch_claims import CLAIMS, THIRDS, check_groups, check_thirds
+from utils.patched_runs import Cell
 from utils.patching import list_cells, patch_questions
 from utils.persona_attention import compare_groups, persona_attention
 from utils.stages import replace_text, write_frame
@@ -36,8 +38,8 @@ class PatchingResult:
 
     ``answers`` (both identities), ``changes`` (what identities and groups change, see
     :func:`utils.answers.compare_answers`), ``questions`` (the chosen ones), ``grid``, ``heads``, ``cells`` (both, question
-    by question), ``attribution``, ``agreement``, ``terms``, ``claims``, and with identities also ``attention``,
-    ``group_heads``, ``groups``.
+    by question), ``claim_layers`` (the cells that the claims are about, at every layer), ``attribution``, ``agreement``,
+    ``terms``, ``claims``, and with identities also ``attention``, ``group_heads``, ``groups``.
     """
 
     folder: Path
@@ -72,7 +74,8 @@ def run_patching(
     out
         A folder; tables are written one by one, each in one step.
     layers
-        Of the exact grid; all by default. The gradient's approximation is of all layers anyway.
+        Of the exact grid; all by default. The gradient's approximation, the heads and what the claims are about are of
+        all layers anyway: a claim about thirds of the layers must not hang on which of them were taken.
     identities
         For the attention to groups, which is left out without them.
     asked_identities
@@ -106,20 +109,24 @@ def run_patching(
     keep("changes", lambda: _compare(lm, questions, asked, asked_identities, rng=rng, progress=progress))
     chosen = keep("questions", lambda: choose_questions(questions, asked[base], asked[source], n=n_questions))
     given = (lm, base, source, chosen)
-    wanted = [*list_cells(lm, GRID, layers, segments), *list_cells(lm, ["heads"], None, ["last"])]
+    parts = {"grid": list_cells(lm, GRID, layers, segments), "heads": list_cells(lm, ["heads"], None, ["last"])}
+    parts["claim_layers"] = [
+        cell for _, component, segment, _ in CLAIMS for cell in list_cells(lm, [component], None, [segment])
+    ]
+    wanted = list(dict.fromkeys(cell for part in parts.values() for cell in part))
     cells = keep("cells", lambda: patch_questions(*given, wanted, max_tokens=max_tokens, progress=progress))
-    effects = summarise_cells(cells, rng=rng)
-    exact = keep("grid", lambda: effects[effects["component"] != "heads"].reset_index(drop=True))
-    keep("heads", lambda: effects[effects["component"] == "heads"].reset_index(drop=True))
+    for name, part in parts.items():
+        keep(name, partial(_summarise, cells, part, rng=rng))
+    exact = result.tables["grid"]
     approximate = keep(
         "attribution", lambda: attribute(*given, components=GRID, segments=segments, rng=rng, progress=progress)
     )
     keep("agreement", lambda: rank_agreement(exact, approximate))
     keep("terms", lambda: persona_terms(*given, progress=progress))
-    if has_thirds(cells, lm.n_layers):
+    if lm.n_layers >= len(THIRDS):
         keep("claims", lambda: check_thirds(cells, lm.n_layers, rng=rng))
     else:
-        logger.warning("the grid leaves out a third of the layers or a segment that the claims are about: no claims")
+        logger.warning("%s has %d layers, too few for thirds: no claims", lm.name, lm.n_layers)
     if identities is not None:
         seen = keep(
             "attention", lambda: persona_attention(lm, chosen.head(attention_questions), identities, progress=progress)
@@ -145,6 +152,12 @@ def run_patching(
     }
     replace_text(folder / "patching.json", json.dumps(options, indent=1))
     return result
+
+
+def _summarise(cells: pd.DataFrame, part: Sequence[Cell], *, rng: int) -> pd.DataFrame:
+    """Effects of some of the cells, over the questions."""
+    wanted = pd.DataFrame([[getattr(cell, name) for name in CELL] for cell in part], columns=CELL)
+    return summarise_cells(wanted.merge(cells, on=CELL), rng=rng)
 
 
 def _compare(

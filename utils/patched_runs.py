@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from utils.alignment import Pair
-from utils.batches import Prefix, repeat_prefix, run_prefix
+from utils.batches import Prefix, repeat_prefix, run_prefix, thin_prefix
 from utils.choices import Component, Segment
 from utils.clean_runs import CleanRun
 from utils.components import hook_component, start_at
@@ -24,6 +24,8 @@ from utils.prompt_batches import token_budget
 _SMALLEST_SHARE = 0.05
 # Segments that begin less than this share of the tokens apart run together: fuller passes are worth more.
 _SHARED = 0.15
+# Of a token whose keys and values are reused, next to one that is run: on a CPU passes of few tokens are slow.
+_CACHED_CPU = 0.25
 # A pass with less than this part of the allowed tokens is fuller with cells of the next layer, or of any layer.
 _SMALL, _SMALLEST = 4, 16
 
@@ -65,7 +67,8 @@ def run_cells(
     read
         Turns logits (row, vocabulary) into measures (row, measure).
     max_tokens
-        Bound on rows × tokens of a forward pass; one row always goes.
+        Bound on rows × tokens of a forward pass, where those that are reused count a quarter on a CPU; one row always
+        goes.
 
     Returns
     -------
@@ -88,7 +91,8 @@ def run_cells(
     total, direct = np.tile(unchanged, (len(cells), 1)), np.tile(unchanged, (len(cells), 1))
 
     final: list[tuple[int, torch.Tensor]] = []
-    for first, rows in _batch_cells(cells, reused, length, max_tokens):
+    cached = _CACHED_CPU if lm.device.type == "cpu" else 1.0
+    for first, rows in _batch_cells(cells, reused, length, max_tokens, cached=cached):
         own = [cells[row] for row in rows]
         logits, changes = _run_together(lm, base, source, own, places, prefixes[first])
         total[rows] = read(logits)
@@ -100,7 +104,7 @@ def run_cells(
 
 
 def _batch_cells(
-    cells: Sequence[Cell], reused: dict[Segment, int], length: int, max_tokens: int
+    cells: Sequence[Cell], reused: dict[Segment, int], length: int, max_tokens: int, *, cached: float
 ) -> list[tuple[int, list[int]]]:
     """Cells to run, by those that run together: how many tokens are reused, and places in ``cells``.
 
@@ -111,11 +115,12 @@ def _batch_cells(
     kinds = {row: (reused[cells[row].segment], cells[row].start) for row in rows}
     for (first, start), group in groupby(sorted(rows, key=kinds.__getitem__), key=kinds.__getitem__):
         held = batches[-1][1] if batches and batches[-1][0] == first else []
+        size = length - first + cached * first
         skipped = start - min((cells[row].start for row in held), default=start)
         if len(held) * (length - first) * (_SMALL if skipped == 1 else _SMALLEST) >= max_tokens:
             held = []
         for row in group:
-            if not held or (len(held) + 1) * length > max_tokens:
+            if not held or (len(held) + 1) * size > max_tokens:
                 held = []
                 batches.append((first, held))
             held.append(row)
@@ -175,7 +180,7 @@ def _run_together(
             stack.enter_context(hook_component(lm, component, list(layers), partial(replace, component)))
         if "heads" in by_component and "attn" in base.values:
             stack.enter_context(hook_component(lm, "attn", list(by_component["heads"]), watch))
-        logits = logits_at(lm, ids, last, **repeat_prefix(prefix, torch.ones_like(ids)))
+        logits = logits_at(lm, ids, last, **repeat_prefix(thin_prefix(prefix, start), torch.ones_like(ids)))
     return logits, changes
 
 

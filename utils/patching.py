@@ -146,13 +146,15 @@ def letters_of(tokens: Sequence[int], base: torch.Tensor, source: torch.Tensor) 
 
 def reader(letters: tuple[int, int], base: torch.Tensor, source: torch.Tensor) -> Read:
     """Turns logits (row, vocabulary) into m, KL(base ‖ row) and KL(source ‖ row)."""
-    clean = [logits.double().cpu().log_softmax(dim=-1) for logits in (base, source)]
+    clean = torch.stack([base, source], dim=1).double().cpu().log_softmax(dim=0)  # (V, 2)
+    p = clean.exp()
+    negative_entropy = torch.where(p > 0, p * clean, 0).sum(dim=0)
 
     def read(logits: torch.Tensor) -> np.ndarray:
         logits = logits.double().cpu()
         m = logits[:, letters[0]] - logits[:, letters[1]]
-        own = logits.log_softmax(dim=-1)
-        divergences = [(log_p.exp() * (log_p - own)).sum(dim=-1) for log_p in clean]
-        return torch.stack([m, *divergences], dim=1).numpy()
+        # log q is logits - logsumexp: nothing as large as the logits is made for each of the two.
+        divergences = negative_entropy - logits @ p + logits.logsumexp(dim=-1, keepdim=True)
+        return torch.cat([m[:, None], divergences], dim=1).numpy()
 
     return read
