@@ -9,7 +9,8 @@ import pytest
 
 import utils.report
 from utils.form import FORM_LIMIT
-from utils.report import result_table, write_report
+from utils.report import write_report
+from utils.report_sections import result_table
 from utils.results import Study, open_study
 from utils.settings import StudyConfig
 from utils.stages import replace_text, write_frame

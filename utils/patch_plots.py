@@ -149,7 +149,7 @@ def plot_claims(table: pd.DataFrame, *, n_layers: int) -> np.ndarray:
         bounds = np.abs(own[["effect_low", "effect_high"]].sub(own["effect"], axis=0)).T
         ax.errorbar(own["layer"], own["effect"], yerr=bounds, fmt="o", ms=4, color=POSITIVE, elinewidth=1)
         ax.axhline(0, color="black", lw=0.6)
-        ax.set_title(f"{COMPONENT_LABELS[component]} at the {segment} tokens: {claim}", fontsize=9)
+        ax.set_title(claim, fontsize=9)
         ax.set_ylabel("effect")
     axes[-1].set_xlabel("layer (shaded: the third that the claim expects)")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
