@@ -17,7 +17,9 @@ EXAMPLES = """
 
 `personascope causal output/llama --check ablate/likelihood/persona --check patch/self_report` — other questions
 
-`personascope causal output/llama --layer-step 1 --curve 20` — every layer
+`personascope causal output/llama --layer-step 1 --curve 20` — also at every layer, with more random sets there
+
+`personascope causal output/llama --matched 0 --strengths "" --sizes "" --cost 0` — the main comparison alone
 """
 
 
@@ -35,12 +37,12 @@ def causal(
     size: Annotated[int | None, typer.Option(min=1, help="Nodes; the scan's node set by default.")] = None,
     scope: Annotated[Scope, typer.Option(help="Tokens that are changed.")] = "all",
     strength: Annotated[float, typer.Option(help="Of steering, in units of the residual stream's length.")] = 0.2,
-    strengths: Annotated[str, typer.Option(help="Further strengths, comma-separated.")] = "-0.4,-0.2,-0.1,0.1,0.4",
-    sizes: Annotated[str, typer.Option(help="Further set sizes, comma-separated.")] = "5,20,80,320",
-    layer_step: Annotated[int, typer.Option(min=0, help="Further layers: every n-th; 0 for none.")] = 5,
-    curve: Annotated[int, typer.Option(min=1, help="Random sets at every further strength, size and layer.")] = 20,
+    strengths: Annotated[str, typer.Option(help="Further strengths, comma-separated.")] = "-0.2,0.1,0.4",
+    sizes: Annotated[str, typer.Option(help="Further set sizes, comma-separated.")] = "5,20,80",
+    layer_step: Annotated[int, typer.Option(min=0, help="Further layers: every n-th; 0 for none.")] = 0,
+    curve: Annotated[int, typer.Option(min=1, help="Random sets at every further strength, size and layer.")] = 6,
     permutations: Annotated[int, typer.Option(min=19, help="Of the scans that choose the nodes.")] = 99,
-    cost: Annotated[int, typer.Option(min=0, help="Questions and neutral texts for the cost; 0 for none.")] = 60,
+    cost: Annotated[int, typer.Option(min=0, help="Questions and neutral texts for the cost; 0 for none.")] = 30,
     out: Annotated[Path | None, typer.Option(help="Folder; causal/PERSONA in the study's by default.")] = None,
     model: Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; the study's by default.")] = None,

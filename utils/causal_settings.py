@@ -57,7 +57,7 @@ class CausalConfig:
         Random node sets that the sets are ranked among: drawn from all nodes for every check, and matched in spread for
         the first check of each mode.
     n_curve
-        Random sets at every further strength, size and layer.
+        Random sets at every further strength, size and layer: a picture of chance there, not a test.
     size
         How many nodes, those selected most often; by default the scan's node set as the study's threshold gives it.
     scope
@@ -83,14 +83,14 @@ class CausalConfig:
     n_pairs: int = 30
     n_random: int = 100
     n_matched: int = 50
-    n_curve: int = 20
+    n_curve: int = 6
     size: int | None = None
     scope: Scope = "all"
     strength: float = 0.2
-    strengths: Sequence[float] = (-0.4, -0.2, -0.1, 0.1, 0.4)
-    sizes: Sequence[int] = (5, 20, 80, 320)
+    strengths: Sequence[float] = (-0.2, 0.1, 0.4)
+    sizes: Sequence[int] = (5, 20, 80)
     layers: Sequence[int] = ()
-    n_cost: int = 60
+    n_cost: int = 30
     permutations: int = 99
     seed: int = 0
 
