@@ -156,6 +156,15 @@ def test_file_that_cannot_be_read(cache, tmp_path):
     assert list((cache / "models").iterdir()) == []
 
 
+def test_a_file_that_is_refused_without_a_word(cache, file, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise NotImplementedError
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(ValueError, match=r"transformers cannot read .*\.gguf: NotImplementedError"):
+        convert_gguf(file)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_interrupted_conversion_leaves_nothing(cache, file, monkeypatch, error):
     def interrupt(_self, folder, **_options):

@@ -3,7 +3,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils.patch_plots import plot_agreement, plot_group_attention, plot_head_map, plot_patch_grid, plot_terms
+from utils.patch_plots import (
+    plot_agreement,
+    plot_claims,
+    plot_group_attention,
+    plot_head_map,
+    plot_patch_grid,
+    plot_terms,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +42,20 @@ def test_dots_mark_intervals_without_zero():
     axes = plot_patch_grid(make_grid())
     dots = [list(zip(*ax.lines[0].get_data(), strict=True)) for ax in axes]
     assert dots == [[(0, 0), (2, 1)], [(2, 1)]]
+
+
+def test_claims_are_drawn_layer_by_layer_beside_the_third_that_they_expect():
+    places = [(component, segment) for component, segment in (("mlp", "persona"), ("attn", "last")) for _ in range(7)]
+    table = pd.DataFrame(places, columns=["component", "segment"]).assign(layer=[*range(1, 8)] * 2)
+    table["effect"] = np.r_[np.arange(7.0), -np.arange(7.0)]
+    table = table.assign(effect_low=table["effect"] - 0.5, effect_high=table["effect"] + 0.25)
+    axes = plot_claims(table.sample(frac=1, random_state=0))
+    for ax, sign, (first, last) in zip(axes, (1, -1), ((1, 2), (3, 4)), strict=True):
+        np.testing.assert_allclose(ax.lines[0].get_xydata(), np.c_[np.arange(1, 8), sign * np.arange(7)])
+        bars = np.array(ax.collections[0].get_segments())[:, :, 1]
+        np.testing.assert_allclose(bars, np.c_[sign * np.arange(7) - 0.5, sign * np.arange(7) + 0.25])
+        assert ax.patches[0].get_x() == first - 0.5
+        assert ax.patches[0].get_x() + ax.patches[0].get_width() == last + 0.5
 
 
 def test_head_map():

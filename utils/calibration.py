@@ -6,7 +6,6 @@ tokens (no padding) and over statements are kept, in float64: five numbers an in
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from utils.input_sums import NORM, RATE, RATE_SQUARES, SQUARES, SUM, sum_inputs
 from utils.linears import Linear, find_linears
 from utils.models import LanguageModel
 from utils.prompts import encode_prompts, find_template
+from utils.stages import write_beside
 
 SIDES: tuple[Side, Side] = ("positive", "negative")
 Statements = pd.DataFrame | Sequence[str]
@@ -212,9 +212,8 @@ def name_seen(statements: pd.DataFrame | Iterable[str]) -> set[str]:
 def write_record(path: Path, kind: str, tensors: dict[str, np.ndarray], record: dict[str, Any]) -> None:
     """Write tensors and, in the header, a record of a kind as a safetensors file, beside its place and then into it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    save_file(tensors, beside, metadata={kind: json.dumps(record)})
-    os.replace(beside, path)
+    with write_beside(path) as beside:
+        save_file(tensors, beside, metadata={kind: json.dumps(record)})
 
 
 def read_record(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

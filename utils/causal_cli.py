@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from utils.causal_settings import CHECKS, CausalConfig, parse_check
 from utils.choices import Scope
 
 EXAMPLES = """
@@ -31,29 +32,40 @@ def causal(
         list[str] | None,
         typer.Option(help="mode/measure/prompt, e.g. steer/likelihood/neutral; can be given several times."),
     ] = None,
-    pairs: Annotated[int, typer.Option(min=5, help="Held-out pairs to measure on.")] = 30,
-    random: Annotated[int, typer.Option(min=1, help="Random node sets.")] = 100,
-    matched: Annotated[int, typer.Option(min=0, help="Random node sets matched in spread.")] = 50,
+    pairs: Annotated[int, typer.Option(min=5, help="Held-out pairs to measure on.")] = CausalConfig.n_pairs,
+    random: Annotated[int, typer.Option(min=1, help="Random node sets.")] = CausalConfig.n_random,
+    matched: Annotated[int, typer.Option(min=0, help="Random node sets matched in spread.")] = CausalConfig.n_matched,
     size: Annotated[int | None, typer.Option(min=1, help="Nodes; the scan's node set by default.")] = None,
-    scope: Annotated[Scope, typer.Option(help="Tokens that are changed.")] = "all",
-    strength: Annotated[float, typer.Option(help="Of steering, in units of the residual stream's length.")] = 0.2,
-    strengths: Annotated[str, typer.Option(help="Further strengths, comma-separated.")] = "-0.2,0.1,0.4",
-    sizes: Annotated[str, typer.Option(help="Further set sizes, comma-separated.")] = "5,20,80",
+    scope: Annotated[Scope, typer.Option(help="Tokens that are changed.")] = CausalConfig.scope,
+    strength: Annotated[
+        float, typer.Option(help="Of steering, in units of the residual stream's length.")
+    ] = CausalConfig.strength,
+    strengths: Annotated[str, typer.Option(help="Further strengths, comma-separated.")] = ",".join(
+        map(str, CausalConfig.strengths)
+    ),
+    sizes: Annotated[str, typer.Option(help="Further set sizes, comma-separated.")] = ",".join(
+        map(str, CausalConfig.sizes)
+    ),
     layer_step: Annotated[int, typer.Option(min=0, help="Further layers: every n-th; 0 for none.")] = 0,
-    curve: Annotated[int, typer.Option(min=1, help="Random sets at every further strength, size and layer.")] = 6,
-    permutations: Annotated[int, typer.Option(min=19, help="Of the scans that choose the nodes.")] = 99,
-    cost: Annotated[int, typer.Option(min=0, help="Questions and neutral texts for the cost; 0 for none.")] = 30,
+    curve: Annotated[
+        int, typer.Option(min=1, help="Random sets at every further strength, size and layer.")
+    ] = CausalConfig.n_curve,
+    permutations: Annotated[
+        int, typer.Option(min=19, help="Of the scans that choose the nodes.")
+    ] = CausalConfig.permutations,
+    cost: Annotated[
+        int, typer.Option(min=0, help="Questions and neutral texts for the cost; 0 for none.")
+    ] = CausalConfig.n_cost,
     out: Annotated[Path | None, typer.Option(help="Folder; causal/PERSONA in the study's by default.")] = None,
     model: Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; the study's by default.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="auto, float32, float16 or bfloat16; the study's by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = CausalConfig.seed,
 ) -> None:
     """Check whether the scanned nodes matter: change them, and fair controls, and see what the model prefers to say."""
     from utils.causal_figures import SHOWN, describe_found, draw_causal, main_effects
-    from utils.causal_settings import CHECKS, CausalConfig, parse_check
     from utils.causal_study import run_causal
     from utils.models import load_model
     from utils.report import write_report

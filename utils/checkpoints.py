@@ -91,7 +91,7 @@ def convert_gguf(file: Path) -> Path:
                 file.parent, gguf_file=file.name, dtype=torch.float32
             )
         except (ValueError, KeyError, OSError, NotImplementedError) as error:
-            raise ValueError(f"transformers cannot read {file}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"transformers cannot read {file}: {_first_line(error)}") from error
         # The loaded weights are plain float32; the record of how the file was quantised would forbid saving them.
         for name in ("quantization_config", "_pre_quantization_dtype"):
             if hasattr(model.config, name):
@@ -137,7 +137,7 @@ def locate_model(name_or_path: str | Path | None) -> tuple[str, str]:
 def explain_missing(name: str, source: str, error: OSError) -> OSError:
     """The error of transformers for a model that it could not load, in one sentence."""
     if Path(source).is_dir():
-        return FileNotFoundError(f"the model folder {source} is not complete: {str(error).splitlines()[0]}")
+        return FileNotFoundError(f"the model folder {source} is not complete: {_first_line(error)}")
     text = str(error).replace(name, "")
     if "gated" in text.lower() or "401" in text or "403" in text:
         return PermissionError(
@@ -146,6 +146,11 @@ def explain_missing(name: str, source: str, error: OSError) -> OSError:
     return FileNotFoundError(
         f"no model {name!r}: it is not a local folder, and the hub (or its local cache, when offline) does not have it."
     )
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _content_key(file: Path) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from utils.choices import Component, Segment, Verdict
+from utils.depth import THIRDS, find_third
 from utils.resampling import FEWEST, interval, resample_weights
 
-THIRDS = ("first", "middle", "last")
 CLAIMS: tuple[tuple[str, Component, Segment, str], ...] = (
     ("early MLPs on the persona's tokens", "mlp", "persona", "first"),
     ("middle attention at the answer", "attn", "last", "middle"),
@@ -57,7 +57,7 @@ def check_thirds(
     rows = []
     for claim, component, segment, third in CLAIMS:
         own = cells[(cells["component"] == component) & (cells["segment"] == segment)]
-        names = pd.Series([find_third(int(layer), n_layers) for layer in own["layer"]], index=own.index)
+        names = pd.Series([THIRDS[find_third(int(layer), n_layers)] for layer in own["layer"]], index=own.index)
         if missing := [name for name in THIRDS if not (names == name).any()]:
             raise ValueError(
                 f"there is no {component} at the {segment} tokens in the {missing[0]} third of the layers; "
@@ -93,11 +93,6 @@ def check_groups(heads: pd.DataFrame, *, group: str = "race-and-colour", level: 
     )
     verdict: Verdict = "supported" if group in table.index and table.loc[group, "n_heads"] else "not supported"
     return table.reset_index().assign(verdict=lambda own: np.where(own["group"] == group, verdict, ""))
-
-
-def find_third(layer: int, n_layers: int) -> str:
-    """The third of the blocks' relative depth that a layer belongs to."""
-    return THIRDS[0] if 3 * layer <= n_layers else THIRDS[1] if 3 * layer <= 2 * n_layers else THIRDS[2]
 
 
 def _judge(row: dict, third: str) -> Verdict:

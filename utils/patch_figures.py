@@ -1,6 +1,5 @@
 """The figures of a patching run, written beside its tables."""
 
-import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,6 +14,7 @@ from utils.patch_plots import (
     plot_terms,
 )
 from utils.patch_study import PatchingResult
+from utils.stages import write_beside
 
 
 def write_figures(result: PatchingResult) -> list[Path]:
@@ -31,10 +31,8 @@ def write_figures(result: PatchingResult) -> list[Path]:
         }
         drawn |= {"heads": plot_head_map(heads), "terms": plot_terms(terms)}
         if "claims" in tables:
-            layers = tables["claim_layers"]
-            drawn["claims"] = plot_claims(layers[layers["fallback"] == fallback], n_layers=int(layers["layer"].max()))[
-                0
-            ]
+            claimed = tables["claim_layers"]
+            drawn["claims"] = plot_claims(claimed[claimed["fallback"] == fallback])[0]
         drawn |= {"attribution": plot_agreement(own, tables["attribution"])}
         written += [_write(ax.figure, result.folder / f"{name}{kind}.png") for name, ax in drawn.items()]
     if "group_heads" in tables:
@@ -46,8 +44,7 @@ def write_figures(result: PatchingResult) -> list[Path]:
 
 
 def _write(figure: Figure, path: Path) -> Path:
-    beside = path.with_name(f".{path.name}.part")
-    figure.savefig(beside, format="png", dpi=150)
-    os.replace(beside, path)
+    with write_beside(path) as beside:
+        figure.savefig(beside, format="png", dpi=150)
     plt.close(figure)
     return path

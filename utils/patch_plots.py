@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from utils.patch_claims import CLAIMS, find_third
+from utils.depth import THIRDS, find_third
+from utils.patch_claims import CLAIMS
 from utils.set_plots import OKABE_ITO
 from utils.viz import NEGATIVE, NULL, POSITIVE
 
@@ -41,7 +42,7 @@ def plot_patch_grid(table: pd.DataFrame, *, value: str = "effect") -> np.ndarray
     limit = _limit(table[value])
     height = (0.7 + 0.32 * len(segments)) * len(components) + 0.6
     _, axes = plt.subplots(len(components), 1, figsize=(8, height), squeeze=False, sharex=True, layout="constrained")
-    layers = sorted(table["layer"].unique())
+    layers = sorted(table["layer"].unique().tolist())
     shown = None
     for ax, component in zip(axes[:, 0], components, strict=True):
         own = table[table["component"] == component]
@@ -131,7 +132,7 @@ def plot_agreement(exact: pd.DataFrame, approximate: pd.DataFrame, *, ax: Axes |
     return ax
 
 
-def plot_claims(table: pd.DataFrame, *, n_layers: int) -> np.ndarray:
+def plot_claims(table: pd.DataFrame) -> np.ndarray:
     """Draw the effects that claims 1 and 2 are about, layer by layer with 95 % intervals; returns the array of Axes.
 
     The third of the layers in which a claim expects the largest effects is shaded.
@@ -141,10 +142,11 @@ def plot_claims(table: pd.DataFrame, *, n_layers: int) -> np.ndarray:
     table
         The table ``claim_layers`` of :func:`utils.patch_study.run_patching`, flipped or fallback questions alone.
     """
+    layers = sorted(table["layer"].unique().tolist())
     _, axes = plt.subplots(len(CLAIMS), 1, figsize=(7, 4.2), sharex=True, layout="constrained")
     for ax, (claim, component, segment, third) in zip(axes, CLAIMS, strict=True):
         own = table[(table["component"] == component) & (table["segment"] == segment)].sort_values("layer")
-        expected = [layer for layer in range(1, n_layers + 1) if find_third(layer, n_layers) == third]
+        expected = [layer for layer in layers if THIRDS[find_third(layer, layers[-1])] == third]
         ax.axvspan(expected[0] - 0.5, expected[-1] + 0.5, color=NULL, alpha=0.15, lw=0)
         bounds = np.abs(own[["effect_low", "effect_high"]].sub(own["effect"], axis=0)).T
         ax.errorbar(own["layer"], own["effect"], yerr=bounds, fmt="o", ms=4, color=POSITIVE, elinewidth=1)

@@ -18,10 +18,11 @@ from utils.answers import LOGITS, answer_questions, compare_answers
 from utils.attribution import attribute, rank_agreement
 from utils.choice_prompts import LETTERS, check_identities, identity_prompt
 from utils.choices import Component, Segment
+from utils.depth import THIRDS
 from utils.effects import CELL, choose_questions, summarise_cells
 from utils.logit_terms import persona_terms
 from utils.models import LanguageModel
-from utils.patch_claims import CLAIMS, THIRDS, check_groups, check_thirds
+from utils.patch_claims import CLAIMS, check_groups, check_thirds
 from utils.patched_runs import Cell
 from utils.patching import list_cells, patch_questions
 from utils.persona_attention import compare_groups, persona_attention

@@ -1,12 +1,13 @@
 """Stages of a study: what was computed from which inputs, so that nothing is computed twice."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +78,25 @@ def key_of(*parts: object) -> str:
     return digest.hexdigest()[:20]
 
 
+@contextlib.contextmanager
+def write_beside(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` to write to; it takes the path's place in one step where nothing went wrong."""
+    beside = path.with_name(f".{path.name}.part")
+    yield beside
+    os.replace(beside, path)
+
+
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as Parquet, beside its place and then into it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    frame.to_parquet(beside, index=False)
-    os.replace(beside, path)
+    with write_beside(path) as beside:
+        frame.to_parquet(beside, index=False)
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file, beside its place and then into it."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with write_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

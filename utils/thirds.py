@@ -20,10 +20,11 @@ from threadpoolctl import threadpool_limits
 from utils.choices import Verdict
 from utils.clusters import distances, gram_matrix, mean_silhouettes
 from utils.contrasts import Contrast, find_contrasts
+from utils.depth import THIRDS, find_third
 from utils.labellings import stack_members
 from utils.layers import check_contrast
 
-_QUANTITIES = ("first", "middle", "last", "d")
+_QUANTITIES = (*THIRDS, "d")
 _Z95 = 1.959963984540054
 
 
@@ -136,9 +137,9 @@ def _assign_thirds(layers: np.ndarray, n_layers: int | None) -> dict[int, int]:
         raise ValueError(
             f"layers {missing} are missing; the thirds need every layer from 1 to {last}: extract all layers for them."
         )
-    if last < 3:
+    if last < len(THIRDS):
         raise ValueError(f"there are {last} layers above layer 0; three thirds need at least 3.")
-    return {layer: (3 * layer - 1) // last for layer in wanted}
+    return {layer: find_third(layer, last) for layer in wanted}
 
 
 def _describe(value: np.ndarray, error: np.ndarray) -> dict[str, float | str]:
