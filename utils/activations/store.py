@@ -58,7 +58,7 @@ class ActivationStore:
         return found
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Write consecutive rows of one batch, ([position,] layer, row, node), and mark the batch as done if they are its last."""
+        """Write consecutive rows of one batch, ([position,] layer, row, node), and mark the batch as done at its end."""
         size = self.batch_rows
         batch, stop = int(rows[0]) // size, int(rows[-1]) + 1
         self.group[NAME][..., int(rows[0]) : stop, :] = values  # type: ignore[index]
