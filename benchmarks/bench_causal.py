@@ -2,7 +2,7 @@
 
 Run ``uv run python benchmarks/bench_causal.py [--whole]``. One side starts each set from the residual stream cached at its
 layer, with the beginning of the prompts run once a set; the other runs the padded prompts through the whole model under
-:func:`utils.interventions.intervene`. ``--whole`` also runs 100 random sets on 30 pairs under every default check.
+:func:`utils.causal.intervene`. ``--whole`` also runs 100 random sets on 30 pairs under every default check.
 """
 
 import argparse
@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from utils.batches import pad_right
-from utils.causal_settings import CHECKS, Check
-from utils.intervention_scores import mean_residuals, score_interventions
-from utils.interventions import Intervention, ablate, intervene, scope_mask, steer
-from utils.models import LanguageModel, load_model
-from utils.node_controls import random_sets
+from utils.causal.interventions import Intervention, ablate, intervene, scope_mask, steer
+from utils.causal.scoring import mean_residuals, score_interventions
+from utils.causal.settings import CHECKS, Check
+from utils.models.load import LanguageModel, load_model
+from utils.nodes.controls import random_sets
 from utils.persona_prompts import persona_prompt
 from utils.prompt_batches import batch_rows
 from utils.prompt_scores import read_batch
-from utils.readouts import Readout, agreement_readout, likelihood_readout
-from utils.statements import load_statements
+from utils.responses.measures import Readout, agreement_readout, likelihood_readout
+from utils.statements.load import load_statements
 
 PERSONA, N_PAIRS, N_RANDOM, SIZE = "conscientiousness", 30, 100, 30
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from utils.contrasts import find_contrasts
-from utils.form import FORM_LIMIT, content_accuracy, form_accuracy, has_negation, words
-from utils.models import load_tokenizer
-from utils.questions import load_identities, load_questions
-from utils.statements import DATA, load_statements
+from utils.models.load import load_tokenizer
+from utils.statements.contrasts import find_contrasts
+from utils.statements.form import FORM_LIMIT, content_accuracy, form_accuracy, has_negation, words
+from utils.statements.load import DATA, load_statements
+from utils.statements.questions import load_identities, load_questions
 
 
 def trigram_share(statements: pd.Series) -> tuple[str, float]:

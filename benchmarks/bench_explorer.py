@@ -15,7 +15,7 @@ from itertools import cycle, islice
 import numpy as np
 import xarray as xr
 
-from utils.explorer import Explorer, Setting, explore
+from utils.explorer.widget import Explorer, Setting, explore
 
 TARGET = 300
 

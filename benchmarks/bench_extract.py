@@ -24,12 +24,12 @@ from pathlib import Path
 
 import torch
 
-from utils.activations import extract
+from utils.activations.extraction import extract
+from utils.activations.plan import make_plan
 from utils.batches import pad_right
-from utils.models import LanguageModel, load_model
-from utils.plans import make_plan
-from utils.prompts import encode_prompts, find_template
-from utils.statements import load_statements
+from utils.models.load import LanguageModel, load_model
+from utils.models.prompts import encode_prompts, find_template
+from utils.statements.load import load_statements
 
 MEMORY = """
 import os, sys, threading, time

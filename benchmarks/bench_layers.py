@@ -17,12 +17,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from utils.activations import extract
-from utils.contrasts import Contrast, find_contrasts
+from utils.activations.extraction import extract
 from utils.labellings import flip_sides
-from utils.layers import divergence
-from utils.models import load_model
-from utils.statements import load_statements
+from utils.layers.separation import divergence
+from utils.models.load import load_model
+from utils.statements.contrasts import Contrast, find_contrasts
+from utils.statements.load import load_statements
 
 BUDGET = 8.0
 PROBE_BUDGET = 30.0

@@ -14,16 +14,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from utils.alignment import SEGMENTS, Pair, pair_prompts
 from utils.batches import pad_right
-from utils.choice_prompts import letter_tokens, render_questions
 from utils.clean_runs import run_clean
-from utils.components import hook_component
-from utils.models import LanguageModel, load_model
-from utils.next_token import logits_at
-from utils.patched_runs import Cell
-from utils.patching import letters_of, list_cells, patch_questions
-from utils.questions import load_questions
+from utils.models.components import hook_component
+from utils.models.forward import logits_at
+from utils.models.load import LanguageModel, load_model
+from utils.patching.alignment import SEGMENTS, Pair, pair_prompts
+from utils.patching.grid import letters_of, list_cells, patch_questions
+from utils.patching.runs import Cell
+from utils.responses.wording import letter_tokens, render_questions
+from utils.statements.questions import load_questions
 
 TARGET, TOLERANCE = 4.0, 1e-4
 COMPONENTS = ("resid", "attn", "mlp")

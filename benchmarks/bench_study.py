@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from utils.results import Study
-from utils.settings import StudyConfig
-from utils.study import run_study
+from utils.study.results import Study
+from utils.study.run import run_study
+from utils.study.settings import StudyConfig
 
 
 def timed_study(out: Path, config: StudyConfig) -> tuple[Study, float]:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from utils.models import load_model
-from utils.statements import load_statements
-from utils.subnetworks import calibrate, contrastive_masks
+from utils.models.load import load_model
+from utils.statements.load import load_statements
+from utils.subnetworks.build import calibrate, contrastive_masks
 
 T = TypeVar("T")
 

@@ -2,9 +2,9 @@
 
 from deepscan.calibrated import CalibratedScan, calibrated_scan
 from deepscan.detection import detect
+from deepscan.fixed_background import run_scans
 from deepscan.individual import scan_individual
 from deepscan.nodewise import node_test
-from deepscan.protocol import run_scans
 from deepscan.pvalues import Background, PValues
 from deepscan.runs import ScanRuns
 from deepscan.search import ScanResult, scan

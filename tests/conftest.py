@@ -22,7 +22,7 @@ def seeded():
 @pytest.fixture(scope="session")
 def lm():
     """The default model. Tests share it: leave it as it was."""
-    from utils.models import load_model
+    from utils.models.load import load_model
 
     return load_model(device="cpu")
 

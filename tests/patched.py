@@ -4,8 +4,8 @@ import pandas as pd
 import torch
 from tiny import ARCHITECTURES, make_lm
 
-from utils.components import hook_component
-from utils.next_token import logits_at
+from utils.models.components import hook_component
+from utils.models.forward import logits_at
 
 # Of as many tokens, also for a tokenizer that mostly knows bytes.
 EQUAL = "nurse", "purse"

@@ -1,10 +1,12 @@
 """Tiny random models and tokenizers, made on the spot: nothing is downloaded and nothing is read from a file."""
 
+import contextlib
+
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from utils.models import LanguageModel
+from utils.models.load import LanguageModel
 
 TEMPLATES = {
     "plain": "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"
@@ -110,3 +112,14 @@ def make_lm(
     """A tiny language model as ``load_model`` would return it."""
     tokenizer = make_tokenizer(template, adds_bos=adds_bos)
     return LanguageModel(make_model(kind, seed=seed, **changes), tokenizer, f"tiny-{kind}")
+
+
+@contextlib.contextmanager
+def count_forwards(lm):
+    """Collects the number of statements in every forward pass."""
+    sizes = []
+    handle = lm.decoder.register_forward_pre_hook(
+        lambda _module, _args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    yield sizes
+    handle.remove()

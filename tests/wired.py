@@ -9,10 +9,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-import utils.study
-from utils.models import LanguageModel, load_model
-from utils.results import Study
-from utils.settings import StudyConfig
+import utils.study.run
+from utils.models.load import LanguageModel, load_model
+from utils.study.results import Study
+from utils.study.settings import StudyConfig
 
 PERSONA, OTHER = "warm", "cold"
 NODES = {7: 1, 20: -1, 33: 1, 41: 1, 50: -1}
@@ -99,7 +99,7 @@ def make_wired_study(folder: Path) -> tuple[LanguageModel, Study]:
     options = {"runs": 10, "permutations": 19, "n_clean": 10, "n_anomalous": 10, "jobs": 1}
     config = StudyConfig(model=str(model), device="cpu", statements=str(statements), **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils.study, "draw_figures", lambda study: (study.folder / "figures").mkdir())
-        patch.setattr(utils.study, "write_report", lambda study: None)
-        study = utils.study.run_study(folder / "study", config, progress=False)
+        patch.setattr(utils.study.run, "draw_figures", lambda study: (study.folder / "figures").mkdir())
+        patch.setattr(utils.study.run, "write_report", lambda study: None)
+        study = utils.study.run.run_study(folder / "study", config, progress=False)
     return load_model(str(model), device="cpu"), study

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.choices import Component, Position
-from utils.components import hook_component
 from utils.devices import free_cached_memory, ran_out_of_memory
-from utils.models import LanguageModel
-from utils.prompts import Prompt
+from utils.models.components import hook_component
+from utils.models.load import LanguageModel
+from utils.models.prompts import Prompt
+from utils.options import Component, Position
 
 logger = logging.getLogger(__name__)
 

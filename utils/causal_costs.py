@@ -5,17 +5,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from utils.causal_cells import Cell, Replacements, first_checks, make_intervention
-from utils.causal_effects import CLEAN
-from utils.causal_settings import CausalConfig, Check
-from utils.intervention_scores import score_interventions
-from utils.interventions import Intervention
-from utils.layer_nodes import LayerNodes
-from utils.mask_evaluation import neutral_texts
-from utils.models import LanguageModel
-from utils.questions import draw_questions, load_questions
-from utils.readouts import question_readout, text_readout
-from utils.resampling import interval, resample_weights
+from utils.causal.effects import CLEAN
+from utils.causal.interventions import Intervention
+from utils.causal.plan import Cell, Replacements, first_checks, make_intervention
+from utils.causal.scoring import score_interventions
+from utils.causal.settings import CausalConfig, Check
+from utils.intervals import interval, resample_weights
+from utils.models.load import LanguageModel
+from utils.nodes.scans import LayerNodes
+from utils.responses.evaluation import neutral_texts
+from utils.responses.measures import question_readout, text_readout
+from utils.statements.questions import draw_questions, load_questions
 
 
 def measure_costs(

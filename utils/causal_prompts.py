@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
-from utils.causal_cells import Replacements
-from utils.causal_settings import Check
-from utils.choices import Scope
-from utils.held_out import HeldOut
-from utils.intervention_scores import mean_residuals
-from utils.models import LanguageModel
+from utils.causal.plan import Replacements
+from utils.causal.scoring import mean_residuals
+from utils.causal.settings import Check
+from utils.models.load import LanguageModel
+from utils.options import Scope
 from utils.persona_prompts import persona_prompt
-from utils.readouts import Readout, agreement_readout, likelihood_readout
+from utils.responses.measures import Readout, agreement_readout, likelihood_readout
+from utils.statements.splits import HeldOut
 
 # Statements of a side that means are taken over.
 _BACKGROUND = 40

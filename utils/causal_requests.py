@@ -4,13 +4,13 @@ import math
 from dataclasses import replace
 from typing import get_args
 
-from utils.causal_settings import CausalConfig, parse_check
-from utils.choices import Scope
-from utils.held_out import HeldOut
-from utils.models import LanguageModel
-from utils.resampling import FEWEST
-from utils.results import Study
-from utils.settings import StudyConfig, needed_h0
+from utils.causal.settings import CausalConfig, parse_check
+from utils.intervals import FEWEST
+from utils.models.load import LanguageModel
+from utils.options import Scope
+from utils.statements.splits import HeldOut
+from utils.study.results import Study
+from utils.study.settings import StudyConfig, needed_h0
 
 
 def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> CausalConfig:

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from jaxtyping import Float
 
-from utils.choices import Component
-from utils.components import component_layers, hook_component
-from utils.models import LanguageModel
-from utils.next_token import logits_at
-from utils.prompts import Prompt
+from utils.models.components import component_layers, hook_component
+from utils.models.forward import logits_at
+from utils.models.load import LanguageModel
+from utils.models.prompts import Prompt
+from utils.options import Component
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from utils.panels import NEGATIVE, POSITIVE, label_grid, new_axes, persona_grid, short_name
+from utils.viz.style import NEGATIVE, POSITIVE, label_grid, new_axes, persona_grid, short_name
 
 
 def plot_embedding(points: pd.DataFrame, *, ax: Axes | None = None, title: str | None = None) -> Axes:

@@ -5,8 +5,8 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig
 
-from utils.models import LanguageModel
-from utils.prompts import encode_texts, render_chat
+from utils.models.load import LanguageModel
+from utils.models.prompts import encode_texts, render_chat
 
 
 def generate_answer(lm: LanguageModel, question: str, *, system: str | None = None, max_tokens: int = 60) -> str:

@@ -40,7 +40,7 @@ def stack_members(
     units: Int[np.ndarray, "n"],
     shuffled: Bool[np.ndarray, "n s"] | Int[np.ndarray, "n s"],
 ) -> Float[np.ndarray, "c n k"]:
-    """Class memberships (see :mod:`utils.clusters`) of the truth, of each left-out unit, and of shuffled labels."""
+    """Class memberships (see :mod:`utils.layers.clusters`) of the truth, of each left-out unit, and of shuffled labels."""
     n_units = int(units.max()) + 1
     columns = np.hstack([np.repeat(labels[:, None], 1 + n_units, axis=1), shuffled])
     present = np.ones(columns.shape, bool)

@@ -1,6 +1,6 @@
 """Whether a model shows what Poonia & Jain 2025 (arXiv 2507.20936) report of persona prompts.
 
-Fixed in advance, and as in :mod:`utils.thirds` by the thirds of the blocks' relative depth k/L:
+Fixed in advance, and as in :mod:`utils.layers.thirds` by the thirds of the blocks' relative depth k/L:
 
 1. *Early MLPs on the persona's tokens*: of the MLPs patched at the persona's tokens, those of the first third have the
    largest mean effect.
@@ -18,9 +18,9 @@ head, else *not supported*. With few questions much is mixed, and absence of evi
 import numpy as np
 import pandas as pd
 
-from utils.choices import Component, Segment, Verdict
-from utils.depth import THIRDS, find_third
-from utils.resampling import FEWEST, interval, resample_weights
+from utils.intervals import FEWEST, interval, resample_weights
+from utils.layers.depth import THIRDS, find_third
+from utils.options import Component, Segment, Verdict
 
 CLAIMS: tuple[tuple[str, Component, Segment, str], ...] = (
     ("early MLPs on the persona's tokens", "mlp", "persona", "first"),
@@ -36,7 +36,7 @@ def check_thirds(
     Parameters
     ----------
     cells
-        One row a cell and question, as :func:`utils.patching.patch_questions` returns it. Flipped questions are used, or
+        One row a cell and question, as :func:`utils.patching.grid.patch_questions` returns it. Flipped questions are used, or
         the fallback ones where those are more.
     n_layers
         L, the number of blocks of the model.
@@ -78,7 +78,7 @@ def check_thirds(
 
 
 def check_groups(heads: pd.DataFrame, *, group: str = "race-and-colour", level: float = 0.05) -> pd.DataFrame:
-    """Claim 3, from :func:`utils.persona_attention.compare_groups`.
+    """Claim 3, from :func:`utils.patching.compare_groups`.
 
     Returns
     -------

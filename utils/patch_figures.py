@@ -5,7 +5,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from utils.patch_plots import (
+from utils.experiments.patching import PatchingResult
+from utils.records import write_beside
+from utils.viz.patching import (
     plot_agreement,
     plot_claims,
     plot_group_attention,
@@ -13,8 +15,6 @@ from utils.patch_plots import (
     plot_patch_grid,
     plot_terms,
 )
-from utils.patch_study import PatchingResult
-from utils.stages import write_beside
 
 
 def write_figures(result: PatchingResult) -> list[Path]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from utils.statements import topic_of
+from utils.statements.load import topic_of
 
 
 def persona_prompt(persona: str) -> str:

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from utils.batches import pad_right, repeat_prefix, share_prefix
-from utils.hooks import hook_inputs
-from utils.models import LanguageModel
+from utils.models.hooks import hook_inputs
+from utils.models.load import LanguageModel
+from utils.models.prompts import Prompt
 from utils.prompt_batches import batch_rows
-from utils.prompts import Prompt
-from utils.readouts import Readout
+from utils.responses.measures import Readout
 
 # Logits that are held at a time on a GPU: 1 GB in float32.
 _LOGITS = 1 << 28

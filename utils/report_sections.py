@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from utils.form import FORM_LIMIT
-from utils.panels import short_name
-from utils.results import Study
+from utils.statements.form import FORM_LIMIT
+from utils.study.results import Study
+from utils.viz.style import short_name
 
 # Adjusted p-values up to here count as found.
 _LEVEL = 0.05

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.nodes import NodeSet, membership
-from utils.panels import short_name
+from utils.nodes.sets import NodeSet, membership
+from utils.viz.style import short_name
 
 logger = logging.getLogger(__name__)
 

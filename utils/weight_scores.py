@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from utils.calibration import SIDES, Calibration
-from utils.choices import MaskScore, Side
+from utils.options import MaskScore, Side
+from utils.subnetworks.calibration import SIDES, Calibration
 
 SCORES = ("magnitude", "random", "wanda", "relu", "softplus", "disjoint")
 # Added to every sum of variances, so that inputs that never change have a finite contrast.

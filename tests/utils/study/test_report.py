@@ -1,0 +1,265 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import utils.study.report
+from utils.records import replace_text, write_frame
+from utils.report_sections import result_table
+from utils.statements.form import FORM_LIMIT
+from utils.study.report import write_report
+from utils.study.results import Study, open_study
+from utils.study.run import run_study
+from utils.study.settings import StudyConfig
+
+NASTY = "<script>alert(1)<script>"
+VERDICTS = ("supported", "not supported")
+
+
+def parse(text):
+    """Tags with their attributes, and the text outside of style sheets."""
+    tags, texts, opened = [], [], []
+
+    def start(tag, attrs):
+        tags.append((tag, dict(attrs)))
+        opened.append(tag)
+
+    def end(tag):
+        while tag in opened and opened.pop() != tag:
+            pass
+
+    parser = HTMLParser()
+    parser.handle_starttag, parser.handle_endtag = start, end
+    parser.handle_data = lambda data: texts.append(data) if "style" not in opened else None
+    parser.feed(text)
+    return SimpleNamespace(tags=tags, text=re.sub(r"\s+", " ", " ".join(texts)))
+
+
+def find_addresses(page):
+    """Every address that a browser would follow or load."""
+    names = ("src", "href", "srcset", "data", "action", "poster")
+    return [attrs[name] for _, attrs in page.tags for name in names if name in attrs]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Two personas, one with a strong effect; ``beta`` has a name that is HTML."""
+    root = tmp_path_factory.mktemp("report")
+    rng = np.random.default_rng(0)
+    (root / "in").mkdir()
+    for persona in ("alpha", NASTY):
+        for direction in ("positive", "negative"):
+            values = rng.normal(size=(24, 10)).astype(np.float32)
+            if (persona, direction) == ("alpha", "positive"):
+                values[:, :3] += 4
+            np.save(root / "in" / f"{persona}_{direction}.npy", values)
+    config = StudyConfig(
+        activations=str(root / "in"), runs=3, permutations=39, n_clean=4, n_anomalous=4, alphas=10, jobs=1
+    )
+    return run_study(root / "out", config, progress=False)
+
+
+@pytest.fixture
+def altered(study, tmp_path, monkeypatch):
+    """Writes the report of the study with other tables or other facts, and reads it back."""
+    monkeypatch.setattr(utils.study.report, "list_figures", lambda study: [])
+
+    def write(*, record=None, config=None, **tables):
+        for name in ("layers", "layer_stability", "detection", "overlap", "nodes", "selectors"):
+            write_frame(tmp_path / f"{name}.parquet", tables.pop(name, getattr(study, name)))
+        for name, table in tables.items():
+            write_frame(tmp_path / f"{name}.parquet", table)
+        facts = study.record | (record or {}) | {"config": study.config | (config or {})}
+        write_report(replace(study, folder=tmp_path, record=facts))
+        return parse((tmp_path / "report.html").read_text())
+
+    return write
+
+
+def read_page(study):
+    return parse((study.folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_everything_is_inline(study):
+    page = read_page(study)
+    sources = find_addresses(page)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not {tag for tag, _ in page.tags} & {"link", "script", "iframe", "object", "embed", "base"}
+    text = (study.folder / "report.html").read_text()
+    assert not re.findall(r"https?://|url\(|@import|file:", re.sub(r"base64,[^\"]*", "", text))
+
+
+def test_every_figure_is_in_it(study):
+    page = read_page(study)
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == len(list((study.folder / "figures").glob("*.png")))
+    assert all(attrs["alt"] for attrs in images)
+    captions = re.findall("<figcaption>(.*?)</figcaption>", (study.folder / "report.html").read_text())
+    assert len(captions) == len(images)
+    assert all(len(caption) > 20 for caption in captions)
+    assert len({attrs["src"] for attrs in images}) == len(images)
+
+
+def test_names_are_escaped(study):
+    text = (study.folder / "report.html").read_text()
+    assert NASTY not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "script" not in {tag for tag, _ in read_page(study).tags}
+    assert NASTY in read_page(study).text  # read as text, it is there
+
+
+def test_states_the_layer_and_how_many_are_detected(study):
+    text = read_page(study).text
+    assert f"Layer {study.best_layer} of 1 was scanned" in text
+    assert "the scan tells 1 of 2 personas from their H0" in text
+    assert "39 permutations" in text
+    assert "alpha." in text
+    assert "It does not for: " + NASTY in text
+    assert "6 H1 statements a persona" in text
+    assert "18 H1 statements a persona" in text
+
+
+@pytest.mark.parametrize(("adjusted", "count"), [([0.01, 0.02], 2), ([0.5, 0.6], 0)])
+def test_counts_the_adjusted_p_values(study, altered, adjusted, count):
+    text = altered(detection=study.detection.assign(p_adjusted=adjusted, p_value=0.001)).text
+    assert f"tells {count} of 2 personas" in text
+    assert "It does not for" not in text
+
+
+def test_has_the_sections_and_the_configuration(study):
+    page = read_page(study)
+    headings = re.findall(r"<h2>(.*?)</h2>", (study.folder / "report.html").read_text())
+    assert headings == ["Layers", "Scan", "Nodes", "Overlap", "Configuration"]
+    for line in ("permutations: 39", "seed: 0", "tail: two-sided", f"model: {study.record['activations']['model']}"):
+        assert line in page.text
+    assert "offensive" in page.text
+
+
+def form_of(study, accuracies):
+    rows = [
+        {"persona": persona, "form_accuracy": accuracy, "gives_away": accuracy >= FORM_LIMIT}
+        for persona, accuracy in zip(study.personas, accuracies, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def warnings_of(folder):
+    return re.findall(r'<p class="warn">(.*?)</p>', (folder / "report.html").read_text(), flags=re.DOTALL)
+
+
+def test_warns_when_form_gives_the_sides_away(study, altered, tmp_path):
+    altered(record={"has_texts": True}, form=form_of(study, [0.5, 0.9]))
+    (warning,) = warnings_of(tmp_path)
+    assert "form" in warning
+    given = study.personas[1]
+    other = study.personas[0]
+    assert given.replace("<", "&lt;").replace(">", "&gt;") in warning
+    assert other.replace("<", "&lt;").replace(">", "&gt;") + "," not in warning
+
+
+def test_does_not_warn_when_form_gives_nothing_away(study, altered, tmp_path):
+    page = altered(record={"has_texts": True}, form=form_of(study, [0.5, 0.61]))
+    assert not warnings_of(tmp_path)
+    assert "form accuracy" in page.text
+
+
+@pytest.mark.parametrize(("permutations", "warned"), [(19, True), (38, True), (39, False), (999, False)])
+def test_says_when_too_few_permutations_were_made_to_find_one_persona_alone(altered, tmp_path, permutations, warned):
+    """The smallest p-value, 1 / (1 + permutations), is doubled by the correction over two personas."""
+    altered(config={"permutations": permutations})
+    warnings = warnings_of(tmp_path)
+    assert len(warnings) == warned
+    if warned:
+        advised = int(re.search(r"give --permutations (\d+)", warnings[0])[1])
+        assert 2 / (1 + advised) <= 0.05
+        assert f"below {2 / (1 + permutations):.2g}" in warnings[0]
+
+
+def test_one_persona_has_nothing_to_overlap(study, altered):
+    page = altered(overlap=pd.DataFrame())
+    assert "The twelve largest" not in page.text
+    assert "The twelve largest" in altered().text
+
+
+def test_individual_scans_show_their_auroc(altered):
+    assert "auroc" in altered(config={"scan": "individual"}).text
+    assert "auroc" not in altered(config={"scan": "group"}).text.replace("probe auroc", "")
+
+
+def test_the_number_of_files_is_the_study_alone(study):
+    """Figures of an earlier run with other sets are removed, so that the folder shows one study."""
+    stale = study.folder / "figures" / "venn_of-another-study.png"
+    stale.write_bytes(b"")
+    (study.folder / "figures" / "notes.txt").write_text("mine")
+    utils.study.figures.draw_figures(study)
+    assert not stale.exists()
+    assert (study.folder / "figures" / "notes.txt").exists()
+
+
+def test_result_table_has_the_numbers_of_the_study(study):
+    table = result_table(study).set_index("persona")
+    assert list(table.index) == study.personas
+    row = study.detection.set_index("persona").loc["alpha"]
+    assert table.loc["alpha", "p adjusted"] == row["p_adjusted"]
+    assert table.loc["alpha", "node set"] == len(study.node_sets["alpha"])
+    layers = study.layers.query("layer == @study.best_layer").set_index("persona")
+    assert table.loc["alpha", "silhouette"] == layers.loc["alpha", "silhouette"]
+    assert "form accuracy" not in table
+
+
+def test_a_study_opens_from_its_folder(study):
+    again = open_study(study.folder)
+    assert isinstance(again, Study)
+    assert again.record == study.record
+    pd.testing.assert_frame_equal(again.detection, study.detection)
+
+
+def test_text_is_replaced_whole(tmp_path):
+    path = tmp_path / "page.html"
+    replace_text(path, "é")
+    replace_text(path, "ü")
+    assert path.read_text(encoding="utf-8") == "ü"
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_thirds_that_could_not_be_judged_are_not_made_up(study):
+    assert study.thirds is None
+    assert "that was not judged, as it takes every layer" in read_page(study).text
+
+
+def test_the_verdict_on_the_thirds_is_stated_with_its_numbers(altered):
+    rows = [
+        {"persona": name, "topic": "t", "d": 0.02, "verdict": verdict}
+        for name, verdict in zip("ab", VERDICTS, strict=True)
+    ]
+    model = {
+        "first": 0.01,
+        "middle": 0.02,
+        "last": 0.041,
+        "d": 0.021,
+        "d_low": -0.004,
+        "d_high": 0.046,
+        "verdict": "mixed",
+    }
+    text = altered(thirds=pd.DataFrame(rows), record={"thirds": model}).text
+    assert "Here: mixed (silhouette, mean over personas: first third 0.010, middle 0.020, last 0.041" in text
+    assert "95 % interval -0.004 to 0.046); persona by persona: 1 supported, 0 mixed, 1 not supported." in text
+
+
+def test_how_firmly_the_layer_was_picked(altered):
+    shares = pd.DataFrame({"layer": [1, 2, 3], "share": [0.25, 0.6, 0.15]})
+    text = altered(layer_stability=shares, record={"best_layer": 1}).text
+    assert "25% pick layer 1 by the same rule; most often picked: 2 (60%), 1 (25%), 3 (15%)." in text
+
+
+def test_node_stability_is_shown_where_it_was_asked_for(altered, study):
+    assert "Stability: Jaccard" not in read_page(study).text
+    table = pd.DataFrame(
+        {"persona": ["alpha", NASTY], "jaccard": [0.31, 0.02], "expected_jaccard": 0.01, "p_adjusted": 0.04}
+    )
+    assert "Stability: Jaccard of the twenty nodes" in altered(node_stability=table).text

@@ -1,0 +1,219 @@
+"""Statements through a model, activations of every layer out: one forward pass a statement."""
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+import xarray as xr
+from tqdm.auto import tqdm
+
+from utils.activations.plan import Plan, follow, make_plan, prepare_store, prompt_key
+from utils.activations.store import label, open_existing, open_store
+from utils.batches import Prefix, run_batch, share_prefix
+from utils.models.components import check_layers, component_width
+from utils.models.load import LanguageModel
+from utils.models.prompts import Prompt, encode_prompts, find_template
+from utils.options import Component, Position, Role
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an extraction has still to do: statements, tokens and about how many seconds; bytes of the whole result."""
+
+    n_statements: int
+    n_tokens: int
+    seconds: float
+    bytes: int
+
+
+def extract(
+    lm: LanguageModel,
+    statements: pd.DataFrame | Sequence[str],
+    *,
+    layers: Sequence[int] | None = None,
+    component: Component = "resid",
+    position: Position = "last",
+    role: Role = "system",
+    batch_size: int | Literal["auto"] = "auto",
+    store: str | Path | None = None,
+    progress: bool = True,
+) -> xr.DataArray:
+    """Run statements through a model and keep the activations of the wanted layers at one position.
+
+    Parameters
+    ----------
+    lm
+        From :func:`utils.models.load_model`.
+    statements
+        A frame as :func:`utils.statements.load_statements` returns it, or plain texts.
+    layers
+        0 (what enters the first block) to L (what leaves the last one, before the final norm); all by default. The
+        other components have no layer 0.
+    component
+        ``resid``: the residual stream. ``attn``, ``mlp``: what a block's attention or MLP adds to it, after post-norms
+        and multipliers. ``heads``: the input of the attention's output projection, all heads side by side; ``node``
+        then has a coordinate ``head``.
+    position
+        ``last``: the last token of the prompt, where the model would begin to answer. ``statement``: the last token of
+        the statement itself. ``mean``: the mean over the statement's tokens.
+    role
+        The turn of the chat template that holds the statement, or ``raw``.
+    batch_size
+        Statements a batch; ``auto`` chooses by length and device, and halves it where memory does not suffice.
+    store
+        A folder to write to as it goes. Run again after an interruption, it goes on where it stopped; with changed
+        statements, only the changed ones are computed.
+    progress
+        Show a bar.
+
+    Returns
+    -------
+    DataArray
+        (layer, statement, node), float32 (float16 for a float16 model), with coordinates ``persona``, ``direction``,
+        ``topic``, ``pair`` and ``text`` along ``statement``, and the configuration in ``attrs``. With a store, it is
+        read from disk only where used.
+
+    Raises
+    ------
+    ValueError
+        Layers out of range, a statement longer than the context window, a store made with another configuration,
+        or a non-finite activation, with the statement and layer.
+    """
+    if position not in ("last", "statement", "mean"):
+        raise ValueError(f"unknown position {position!r}; expected last, statement or mean.")
+    frame = _as_frame(statements)
+    chosen = check_layers(lm, component, layers)
+    template = find_template(lm.tokenizer, role)
+    prompts = encode_prompts(lm.tokenizer, frame["statement"].tolist(), template)
+    _check_lengths(lm, frame, prompts)
+    plan = make_plan(frame, prompts, batch_size, lm.device)
+    config = {
+        "model": lm.name,
+        "revision": lm.revision or "",
+        "fingerprint": lm.fingerprint,
+        "model_dtype": str(lm.dtype).removeprefix("torch."),
+        "template": [template.before, template.after],
+        "role": template.role,
+        "position": position,
+        "component": component,
+        **({"n_heads": lm.n_heads} if component == "heads" else {}),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    width = component_width(lm, component)
+    dtype = "float16" if lm.dtype == torch.float16 else "float32"
+    if store is None:
+        values = np.empty((len(chosen), len(frame), width), dtype)
+        order = plan.rows["order"].to_numpy()
+
+        def keep(rows: np.ndarray, batch: np.ndarray) -> None:
+            values[:, order[rows]] = batch
+
+        _run(lm, plan, chosen, component, position, plan.batches(), keep, progress)
+        return label(_as_array(values, frame, chosen, config))
+    opened = prepare_store(Path(store), plan, chosen, width, dtype, config)
+    # A resumed run follows the plan in the store, so that its batches are those of an uninterrupted run.
+    planned = follow(plan, opened)
+    _run(lm, planned, chosen, component, position, opened.missing(), opened.write, progress)
+    return open_store(store)
+
+
+def plan_work(
+    lm: LanguageModel,
+    statements: pd.DataFrame,
+    *,
+    layers: Sequence[int] | None = None,
+    role: Role = "system",
+    store: str | Path | None = None,
+) -> Work:
+    """Estimate what :func:`extract` with the same arguments has still to do, from one small timed batch."""
+    frame = _as_frame(statements)
+    prompts = encode_prompts(lm.tokenizer, frame["statement"].tolist(), find_template(lm.tokenizer, role))
+    chosen = check_layers(lm, "resid", layers)
+    _check_lengths(lm, frame, prompts)
+    older = open_existing(Path(store)) if store is not None else None
+    done = set(older.finished_keys()) if older is not None else set()
+    missing = [prompt for prompt in prompts if prompt_key(prompt) not in done]
+    n_bytes = len(chosen) * len(frame) * lm.d_model * (2 if lm.dtype == torch.float16 else 4)
+    if not missing:
+        return Work(0, 0, 0.0, n_bytes)
+    sample = sorted(missing, key=lambda prompt: len(prompt.ids))[:: max(1, len(missing) // 16)][:16]
+    run_batch(lm, sample, chosen)
+    started = time.perf_counter()
+    run_batch(lm, sample, chosen)
+    rate = (time.perf_counter() - started) / sum(len(prompt.ids) for prompt in sample)
+    n_tokens = sum(len(prompt.ids) for prompt in missing)
+    return Work(len(missing), n_tokens, rate * n_tokens, n_bytes)
+
+
+def _run(
+    lm: LanguageModel,
+    plan: Plan,
+    layers: list[int],
+    component: Component,
+    position: Position,
+    batches: list[np.ndarray],
+    keep: Callable[[np.ndarray, np.ndarray], None],
+    progress: bool,
+) -> None:
+    """Run batches of the plan's rows and hand each to ``keep(rows, (layer, row, node))``."""
+    total = sum(len(rows) for rows in batches)
+    prefix = share_prefix(lm, plan.prompts) if total else Prefix()
+    with tqdm(total=total, desc="activations", unit="statement", disable=not progress or total == 0) as bar:
+        for i, rows in enumerate(batches):
+            prompts = [plan.prompts[row] for row in rows]
+            values = run_batch(lm, prompts, layers, component=component, position=position, prefix=prefix)
+            if not np.isfinite(values).all():
+                layer, row, _ = np.argwhere(~np.isfinite(values))[0]
+                name = plan.rows["id"].iloc[rows[row]]
+                raise ValueError(
+                    f"the activation of statement {name!r} at layer {layers[layer]} is not finite; "
+                    "try dtype float32 or bfloat16."
+                )
+            try:
+                keep(rows, values)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                done = sum(len(rows) for rows in batches[:i])
+                raise OSError(
+                    f"the disk is full after {done} of {total} statements; free some space and run again to go on from there."
+                ) from error
+            bar.update(len(rows))
+
+
+def _as_frame(statements: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
+    if not isinstance(statements, pd.DataFrame):
+        texts = [statements] if isinstance(statements, str) else list(statements)
+        statements = pd.DataFrame({"statement": texts, "id": [f"statement-{i:05d}" for i in range(len(texts))]})
+    if "statement" not in statements or not len(statements):
+        raise ValueError("there are no statements to run: the frame is empty or has no column 'statement'.")
+    frame = statements.reset_index(drop=True)
+    if "id" not in frame:
+        frame["id"] = [f"statement-{i:05d}" for i in range(len(frame))]
+    labels = ("persona", "topic", "direction", "pair")
+    return frame.assign(**{name: frame[name].fillna("") if name in frame else "" for name in labels})
+
+
+def _as_array(values: np.ndarray, frame: pd.DataFrame, layers: list[int], config: dict) -> xr.DataArray:
+    names = {"persona": "persona", "topic": "topic", "direction": "direction", "pair": "pair", "text": "statement"}
+    coords = {name: ("statement", frame[column].to_numpy(dtype=str)) for name, column in names.items()}
+    coords |= {"layer": layers, "statement": frame["id"].to_numpy(dtype=str)}
+    return xr.DataArray(values, coords, ("layer", "statement", "node"), name="activations", attrs=config)
+
+
+def _check_lengths(lm: LanguageModel, frame: pd.DataFrame, prompts: list[Prompt]) -> None:
+    for name, prompt in zip(frame["id"], prompts, strict=True):
+        if lm.max_tokens is not None and len(prompt.ids) > lm.max_tokens:
+            raise ValueError(
+                f"statement {name!r} takes {len(prompt.ids)} tokens, the model's context window has {lm.max_tokens}; shorten it."
+            )

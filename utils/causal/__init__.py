@@ -1,0 +1,5 @@
+"""From nodes to what the model prefers: interventions and their effects."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,10 @@
+from .effects import summarise_effects as summarise_effects
+from .interventions import Intervention as Intervention
+from .interventions import ablate as ablate
+from .interventions import ablate_along as ablate_along
+from .interventions import intervene as intervene
+from .interventions import patch_nodes as patch_nodes
+from .interventions import steer as steer
+from .interventions import steer_along as steer_along
+from .settings import CausalConfig as CausalConfig
+from .settings import Check as Check

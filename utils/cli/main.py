@@ -1,0 +1,253 @@
+"""The command ``personascope``."""
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from utils.cli.causal import EXAMPLES as CAUSAL_EXAMPLES
+from utils.cli.causal import causal
+from utils.cli.mask import mask_app
+from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
+from utils.cli.patch import patch
+from utils.options import ContrastName, Position, Role, ScanName, ScoreName, Tail
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Where and how personas live inside decoder-only language models.",
+)
+
+app.add_typer(mask_app, name="mask")
+
+_INTERRUPTED = 130
+
+EXAMPLES = """
+**Examples**
+
+`personascope study` — fourteen personas in the embedded model; report in output/
+
+`personascope study --topics politics --permutations 999` — one topic, finer p-values
+
+`personascope study --model meta-llama/Llama-3.1-8B-Instruct --device cuda --out output/llama` — your model
+
+`personascope study --statements my.csv --contrast one-vs-rest` — your statements, persona against persona
+
+`personascope study --activations arrays/` — start from .npy arrays, one a persona and direction
+
+`personascope study --score hc --tail left` — another scan; activations are not computed again
+
+`personascope compare output/one output/other --out output/both` — studies side by side
+"""
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+) -> None:
+    # Taken here so that it is in the help; main reads it from the command line, as errors end there.
+    del debug
+
+
+@app.command(epilog=EXAMPLES)
+def study(
+    model: Annotated[
+        str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")
+    ] = None,
+    statements: Annotated[str | None, typer.Option(help="CSV or JSONL file, or a folder of them.")] = None,
+    personas: Annotated[str | None, typer.Option(help="Comma-separated names; all by default.")] = None,
+    topics: Annotated[str | None, typer.Option(help="Comma-separated topics; all by default.")] = None,
+    activations: Annotated[
+        str | None, typer.Option(help="Folder of <persona>_positive.npy and _negative.npy to start from.")
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to extract, e.g. 1-30 or 0,6,12; all by default.")] = None,
+    position: Annotated[Position, typer.Option(help="Token whose activation is kept.")] = "last",
+    role: Annotated[Role, typer.Option(help="Turn of the chat template that holds the statement.")] = "system",
+    out: Annotated[Path | None, typer.Option(help="Study folder; output/<model> by default.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Statements a batch, or auto.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    runs: Annotated[int, typer.Option(min=1, help="Scan runs a persona.")] = 40,
+    permutations: Annotated[
+        int, typer.Option(min=19, help="Permutations; the smallest p-value is 1/(1 + this).")
+    ] = 299,
+    clean: Annotated[int, typer.Option(min=1, help="Clean records a run.")] = 15,
+    anomalous: Annotated[int, typer.Option(min=1, help="Anomalous records a run.")] = 15,
+    score: Annotated[ScoreName, typer.Option(help="Berk–Jones, Higher Criticism or Kolmogorov–Smirnov.")] = "bj",
+    tail: Annotated[Tail, typer.Option(help="Tail of the p-values.")] = "two-sided",
+    contrast: Annotated[
+        ContrastName, typer.Option(help="H0: own negative statements, or the other personas of the topic.")
+    ] = "direction",
+    scan: Annotated[ScanName, typer.Option(help="Subset of records and nodes, or nodes of each record.")] = "group",
+    scan_layers: Annotated[str | None, typer.Option(help="Layers to scan besides the best, e.g. 6,12.")] = None,
+    probe_flips: Annotated[int, typer.Option(min=0, help="Label flips of the probe, a slow baseline; 0 or 20 up.")] = 0,
+    stability: Annotated[
+        int, typer.Option(min=0, help="Flips for the node sets' stability over halves of the pairs; 0 leaves it out.")
+    ] = 0,
+    threshold: Annotated[float, typer.Option(help="Share of runs from which a node is in the node set.")] = 0.5,
+    jobs: Annotated[int, typer.Option(min=0, help="Threads of the scan; 0 for all cores.")] = 0,
+) -> None:
+    """Find where personas are encoded: layers, nodes, and how personas overlap."""
+    from utils.report_sections import result_table
+    from utils.study.run import run_study
+    from utils.study.settings import StudyConfig
+
+    config = StudyConfig(
+        model=model,
+        device=device,
+        dtype=dtype,
+        statements=statements,
+        personas=_names(personas),
+        topics=_names(topics),
+        activations=activations,
+        layers=_numbers("--layers", layers),
+        position=position,
+        role=role,
+        batch_size=_batch_size(batch_size),
+        contrast=contrast,
+        scan=scan,
+        scan_layers=_numbers("--scan-layers", scan_layers) or [],
+        score=score,
+        tail=tail,
+        runs=runs,
+        permutations=permutations,
+        n_clean=clean,
+        n_anomalous=anomalous,
+        probe_flips=probe_flips,
+        stability=stability,
+        threshold=threshold,
+        seed=seed,
+        jobs=jobs,
+    )
+    result = run_study(out or _default_folder(config), config)
+    typer.echo(result_table(result).to_string(index=False, float_format="{:.3f}".format))
+    typer.echo(f"\nlayer {result.best_layer} was scanned; open {result.folder / 'report.html'}")
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Two or more study folders.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for tables, figures and comparison.html.")] = None,
+) -> None:
+    """Put several studies side by side: models, or statements."""
+    from utils.comparison.compare import run_compare
+    from utils.comparison.tables import comparison_table
+
+    typer.echo(comparison_table(run_compare(folders, out)))
+    if out is not None:
+        typer.echo(f"\nopen {out / 'comparison.html'}")
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+) -> None:
+    """Show what was found of a model: layers, parts of a block, heads, template."""
+    from utils.models.load import load_model
+    from utils.models.prompts import find_template
+
+    lm = load_model(model, device=device)
+    template, parts = find_template(lm.tokenizer), lm.anatomy
+    added = [
+        f"{part.path}{f' x {part.scale:g}' if part.scale != 1 else ''}"
+        if part
+        else "not as such (the sum is normalised)"
+        for part in (parts.attn_added, parts.mlp_added)
+    ]
+    for name, value in {
+        "model": lm.name,
+        "class": type(lm.model).__name__,
+        "layers": f"0 to {lm.n_layers}",
+        "d_model": lm.d_model,
+        "heads": f"{lm.n_heads} of width {lm.head_dim}, {lm.n_kv_heads} key-value heads",
+        "block": f"{type(lm.blocks[0]).__name__}, attention and MLP {'in parallel' if parts.parallel else 'in turn'}",
+        "attention": f"{parts.attention}, heads enter {parts.projection}",
+        "mlp": parts.mlp or "in the block itself",
+        "attn adds": added[0],
+        "mlp adds": added[1],
+        "final norm": parts.final_norm or "none",
+        "embedding, head": f"{lm.embedding.num_embeddings} tokens, {type(lm.head).__name__}",
+        "dtype, device": f"{lm.dtype}, {lm.device}".replace("torch.", ""),
+        "context window": f"{lm.max_tokens} tokens",
+        "statement role": template.role,
+        "prompt": repr(template.before + "STATEMENT" + template.after),
+        "fingerprint": lm.fingerprint,
+    }.items():
+        typer.echo(f"{name:>15}  {value}")
+
+
+app.command(epilog=PATCH_EXAMPLES)(patch)
+app.command(epilog=CAUSAL_EXAMPLES)(causal)
+
+
+def main() -> None:
+    """Run the command; bad input ends in one sentence and exit status 2, Ctrl-C in 130."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpcore", "numba", "matplotlib", "fontTools", "jax"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # The command framework turns Ctrl-C into an exit of its own.
+        if isinstance(stop, KeyboardInterrupt) or stop.code == _INTERRUPTED:
+            typer.echo(
+                "personascope: interrupted; a study or a causal check goes on from here when the same command is run again.",
+                err=True,
+            )
+            sys.exit(_INTERRUPTED)
+        raise
+    except (ValueError, OSError) as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        typer.echo(f"personascope: {error}", err=True)
+        sys.exit(2)
+
+
+def _batch_size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"--batch-size {text!r} is not a whole number above 0 or auto.")
+    return int(text)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    """Read ``0,6,12`` or ``1-30`` or both mixed."""
+    if text is None:
+        return None
+    numbers: list[int] = []
+    try:
+        for piece in text.split(","):
+            first, _, last = piece.strip().partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise ValueError(f"{option} {text!r} is not a list of whole numbers such as 0,6,12 or 1-30.") from None
+    return numbers
+
+
+def _default_folder(config) -> Path:
+    """``output/<model>``, with what the activations were made from where that is not the default."""
+    from utils.models.checkpoints import DEFAULT_MODEL
+
+    base = Path(config.activations or config.model or DEFAULT_MODEL)
+    name = base.stem if base.suffix == ".gguf" else base.name
+    extra = [Path(config.statements).stem] if config.statements else []
+    extra += [
+        value
+        for value in (config.position, config.role, config.contrast)
+        if value not in ("last", "system", "direction")
+    ]
+    return Path("output") / "-".join([name, *extra])

@@ -1,0 +1,200 @@
+"""The commands ``personascope mask``: calibrate, build, evaluate, and generate side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from utils.options import MaskGroup, MaskScope, MaskScore, Role, Side
+
+mask_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Personality subnetworks: the weights that a persona's statements lean on.",
+)
+
+Model = Annotated[str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")]
+Statements = Annotated[str | None, typer.Option(help="CSV or JSONL file, or a folder of them.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16; the same for all steps.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn; the same for all steps.")]
+Pairs = Annotated[int, typer.Option(min=1, help="Pairs of a persona to calibrate on; the same for all steps.")]
+
+
+@mask_app.command()
+def calibrate(
+    persona: Annotated[str, typer.Argument(help="Name of the persona in the statements.")],
+    out: Annotated[Path, typer.Argument(help="File to write.")],
+    other: Annotated[
+        str | None, typer.Option(help="The persona on the negative side; by default the persona's own negatives.")
+    ] = None,
+    shuffle: Annotated[
+        int | None,
+        typer.Option(help="Swap the sides of half of the pairs, drawn with this seed: a null to compare with."),
+    ] = None,
+    model: Model = None,
+    statements: Statements = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    role: Annotated[Role, typer.Option(help="Turn of the chat template that holds the statement.")] = "system",
+    pairs: Pairs = 50,
+    seed: Seed = 0,
+) -> None:
+    """Watch what a persona's statements put into every linear layer."""
+    from utils.models.load import load_model
+    from utils.statements.load import load_statements
+    from utils.subnetworks.build import calibrate as run
+    from utils.subnetworks.linears import coverage
+    from utils.subnetworks.sparsity import draw_parts, shuffle_sides
+
+    if other and shuffle is not None:
+        raise ValueError("--shuffle swaps the sides of one persona's pairs; give it without --other.")
+    frame = load_statements(statements, [persona, *([other] if other else [])])
+    frame = frame[draw_parts(frame, n_pairs=pairs, rng=seed) == "calibrate"]
+    own = frame[frame["persona"] == persona]
+    positive = own[own["direction"] == "positive"]
+    negative = (
+        frame[(frame["persona"] == other) & (frame["direction"] == "positive")]
+        if other
+        else own[own["direction"] == "negative"]
+    )
+    if shuffle is not None:
+        positive, negative = shuffle_sides(own, rng=shuffle)
+    lm = load_model(model, device=device, dtype=dtype)
+    typer.echo(coverage(lm).to_string(index=False, formatters={"weights": "{:,}".format}))
+    run(lm, positive, negative, role=role).save(out)
+    typer.echo(f"\n{len(positive)} + {len(negative)} statements: {out}")
+
+
+@mask_app.command()
+def build(
+    calibration: Annotated[Path, typer.Argument(help="What `mask calibrate` wrote.")],
+    out: Annotated[Path, typer.Argument(help="File to write.")],
+    sparsity: Annotated[float, typer.Option(help="Share of the weights to cut, from 0 to below 1.")] = 0.3,
+    score: Annotated[MaskScore, typer.Option(help="What makes a weight count.")] = "softplus",
+    side: Annotated[Side, typer.Option(help="Whose subnetwork.")] = "positive",
+    group: Annotated[MaskGroup, typer.Option(help="Among which weights the best are kept.")] = "row",
+    scope: Annotated[MaskScope, typer.Option(help="Which linear layers; others stay whole.")] = "all",
+    layers: Annotated[str | None, typer.Option(help="Blocks, such as 3,4,9; all by default.")] = None,
+    tau: Annotated[float, typer.Option(help="Temperature of softplus.")] = 1.0,
+    length_normalised: Annotated[
+        bool, typer.Option(help="Divide a statement's norm by √tokens before sides are compared.")
+    ] = True,
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Make the mask of one side from a calibration."""
+    from utils.models.load import load_model
+    from utils.subnetworks.build import Calibration, contrastive_masks, persona_mask
+    from utils.subnetworks.selection import check_sparsity
+
+    check_sparsity(sparsity)
+    read = Calibration.load(calibration)
+    lm = load_model(model, device=device, dtype=dtype)
+    options = {"sparsity": sparsity, "group": group, "scope": scope, "layers": _numbers(layers), "rng": seed}
+    options |= {"tau": tau, "length_normalised": length_normalised}
+    if score == "disjoint":
+        mask = contrastive_masks(lm, read, score=score, **options)[side == "negative"]
+    else:
+        mask = persona_mask(lm, read, score=score, side=side, **options)
+    mask.save(out)
+    table = mask.table()
+    typer.echo(f"{table['kept'].sum():,} of {table['weights'].sum():,} weights in {len(table)} matrices kept: {out}")
+
+
+@mask_app.command()
+def evaluate(
+    persona: Annotated[str, typer.Argument(help="Name of the persona in the statements.")],
+    masks: Annotated[list[Path], typer.Argument(help="What `mask build` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for measured.parquet and summary.parquet.")] = None,
+    model: Model = None,
+    statements: Statements = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    questions: Annotated[
+        int, typer.Option(min=1, help="Questions for the accuracy, as many of each right letter.")
+    ] = 60,
+    pairs: Pairs = 50,
+    seed: Seed = 0,
+) -> None:
+    """Measure masks on held-out pairs beside the plain model, a system prompt and retrieved examples."""
+    from utils.models.load import load_model
+    from utils.persona_prompts import persona_prompt
+    from utils.records import write_frame
+    from utils.responses.big_five import find_trait
+    from utils.responses.evaluation import Condition, neutral_texts, summarise
+    from utils.responses.evaluation import evaluate as run
+    from utils.statements.load import load_statements
+    from utils.statements.questions import draw_questions, load_questions
+    from utils.subnetworks.masks import PersonaMask
+    from utils.subnetworks.sparsity import draw_parts
+
+    read = {path.stem: PersonaMask.load(path) for path in masks}
+    frame = load_statements(statements, [persona])
+    part = draw_parts(frame, n_pairs=pairs, rng=seed)
+    known = frame[(part == "calibrate") & (frame["direction"] == "positive")]["statement"]
+    lm = load_model(model, device=device, dtype=dtype)
+    prompt = persona_prompt(persona)
+    conditions = [
+        Condition("dense"),
+        Condition("system prompt", system=prompt),
+        Condition("few-shot", examples=tuple(known)),
+        *(Condition(name, mask) for name, mask in read.items()),
+        *(Condition(f"{name} + prompt", mask, system=prompt) for name, mask in read.items()),
+    ]
+    asked = draw_questions(load_questions(), questions, rng=seed)
+    trait = find_trait(persona)
+    measured = run(lm, conditions, frame[part == "test"], questions=asked, texts=neutral_texts(asked), trait=trait)
+    summary = summarise(measured)
+    if out is not None:
+        write_frame(out / "measured.parquet", measured)
+        write_frame(out / "summary.parquet", summary)
+    wide = summary.pivot(index="condition", columns="measure", values="estimate")
+    order = list(dict.fromkeys(summary["measure"]))
+    wide = wide.loc[[each.name for each in conditions], order].rename_axis(index=None, columns=None)
+    typer.echo(wide.to_string(float_format="{:.3f}".format))
+    changes = summary[summary["measure"].isin(["likelihood", "self_report", "two_options", "big_five"])]
+    changes = changes.loc[
+        changes["condition"] != "dense", ["measure", "condition", "change", "change_low", "change_high"]
+    ]
+    typer.echo(f"\nChange from the dense model, with 95 % intervals ({summary['n'].iloc[0]} held-out pairs):")
+    typer.echo(changes.to_string(index=False, float_format="{:.3f}".format))
+
+
+@mask_app.command()
+def generate(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    masks: Annotated[list[Path], typer.Argument(help="What `mask build` wrote.")],
+    system: Annotated[str | None, typer.Option(help="A system prompt to compare with.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 60,
+    gamma: Annotated[float, typer.Option(help="What cut weights are multiplied by.")] = 0.0,
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Let the plain model and each mask answer, side by side."""
+    from utils.generation import generate_answer
+    from utils.models.load import load_model
+    from utils.subnetworks.masks import PersonaMask
+
+    read = {path.stem: PersonaMask.load(path) for path in masks}
+    lm = load_model(model, device=device, dtype=dtype)
+    for mask in read.values():
+        mask.check_model(lm)
+    typer.echo(f"dense: {generate_answer(lm, question, max_tokens=max_tokens)}\n")
+    if system:
+        typer.echo(f"system prompt: {generate_answer(lm, question, system=system, max_tokens=max_tokens)}\n")
+    for name, mask in read.items():
+        with mask.applied(lm, gamma):
+            typer.echo(f"{name}: {generate_answer(lm, question, max_tokens=max_tokens)}\n")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    """Read ``3,4,9``."""
+    try:
+        return None if text is None else [int(piece) for piece in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--layers {text!r} is not a list of whole numbers such as 3,4,9.") from None

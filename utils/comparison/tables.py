@@ -1,0 +1,150 @@
+"""A comparison of studies in words: tables to read, and what to keep in mind with them."""
+
+from textwrap import fill
+
+import numpy as np
+import pandas as pd
+
+from utils.comparison.compare import LEVEL, Comparison
+from utils.viz.nodes import short_name
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """A comparison as plain text: what was not the same, notes, studies, personas, and node sets that overlap."""
+    shared = share_table(comparison)
+    tables = {
+        "Studies": study_table(comparison),
+        "Personas": persona_table(comparison),
+        "Jaccard of node sets that overlap more than under flipped sides (in brackets) in any study": shared,
+    }
+    blocks = [_write_differences(comparison.differences), *list_notes(comparison)]
+    blocks += [f"{title}\n{_write(table)}" for title, table in tables.items()]
+    return "\n\n".join(blocks)
+
+
+def list_notes(comparison: Comparison) -> list[str]:
+    """Sentences on what is missing and on what numbers cannot say."""
+    notes = []
+    lacking = comparison.thirds[comparison.thirds["status"] == "not judged"]
+    for name, rows in lacking.groupby("study", sort=False):
+        notes.append(
+            f"{name} has no verdict on the thirds for {', '.join(map(short_name, rows['persona']))}: not every layer was "
+            "extracted, or the study is older than the verdict and is to be run again."
+        )
+    given = comparison.detection[comparison.detection["gives_away"].fillna(False).astype(bool)]
+    for name, rows in given.groupby("study", sort=False):
+        personas = ", ".join(map(short_name, rows["persona"]))
+        notes.append(
+            f"In {name} the form of the statements alone tells the sides apart for {personas}: what is found there may be "
+            "form and not persona."
+        )
+    for row in comparison.summary[comparison.summary["smallest_p_alone"] > LEVEL].itertuples():
+        notes.append(
+            f"In {row.study} a persona that is alone in being found cannot have an adjusted p below "
+            f"{row.smallest_p_alone:.2g} ({row.permutations} permutations)."
+        )
+    notes.append(
+        "p-values are corrected within each study, not over studies. That a persona is found in one study and not in another "
+        "does not show that the two differ."
+    )
+    return notes
+
+
+def study_table(comparison: Comparison) -> pd.DataFrame:
+    """One row a study."""
+    table = comparison.summary
+    return pd.DataFrame(
+        {
+            "study": table["study"],
+            "model": table["model"],
+            "scanned layer": [
+                f"{row.best_layer} of {row.n_layers} ({row.best_depth:.0%})" for row in table.itertuples()
+            ],
+            "found": [f"{row.n_found} of {row.n_personas}" for row in table.itertuples()],
+            "of shared": [f"{row.n_shared_found} of {row.n_shared}" for row in table.itertuples()],
+            "last third": _name_verdicts(table["verdict"]),
+            "d (95 %)": _intervals(table, "d", ".4f"),
+        }
+    )
+
+
+def persona_table(comparison: Comparison) -> pd.DataFrame:
+    """One row a persona and study."""
+    thirds = comparison.thirds[["study", "persona", "d", "d_low", "d_high", "verdict"]]
+    table = comparison.detection.merge(thirds, on=["study", "persona"])
+    order = {persona: i for i, persona in enumerate(comparison.personas)}
+    table = table.sort_values("persona", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    missing = table["status"] != "scanned"
+    return pd.DataFrame(
+        {
+            "persona": table["persona"].map(short_name),
+            "study": table["study"],
+            "p": _numbers(table["p_value"], ".3f"),
+            "adjusted p": _numbers(table["p_adjusted"], ".3f"),
+            "precision": _numbers(table["precision"], ".2f"),
+            "probe AUROC (95 %)": _intervals(table, "probe_auroc", ".2f"),
+            "form accuracy": _numbers(table["form_accuracy"], ".2f"),
+            "node set (flipped)": [
+                "–" if np.isnan(own) else f"{own:.0f} ({null:.0f})"
+                for own, null in zip(table["node_set"], table["null_node_set"], strict=True)
+            ],
+            "last third": _name_verdicts(table["verdict"]).mask(missing, "no such persona"),
+            "d (95 %)": _intervals(table, "d", ".4f"),
+        }
+    )
+
+
+def share_table(comparison: Comparison) -> pd.DataFrame:
+    """One row a pair of personas whose node sets overlap in any study (adjusted p ≤ 0.05), one column a study."""
+    table = comparison.overlaps
+    found = table[table["p_adjusted"] <= LEVEL][["a", "b"]].drop_duplicates()
+    rows = []
+    for a, b in found.itertuples(index=False):
+        own = table[(table["a"] == a) & (table["b"] == b)].set_index("study")
+        row = {"pair": f"{short_name(a)} – {short_name(b)}"}
+        for name in comparison.studies:
+            jaccard, expected, p_value = own.loc[name, ["jaccard", "expected_jaccard", "p_adjusted"]].astype(float)
+            sign = " *" if p_value <= LEVEL else ""
+            row[name] = "–" if np.isnan(jaccard) else f"{jaccard:.2f} ({expected:.2f}){sign}"
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["pair", *comparison.studies])
+
+
+def difference_table(comparison: Comparison) -> pd.DataFrame:
+    """One row an option that was not the same, one column a study."""
+    table = comparison.differences
+    wide = table.pivot(index="option", columns="study", values="value").reindex(columns=comparison.studies)
+    matters = table.drop_duplicates("option").set_index("option")["matters"]
+    wide = wide.loc[matters.index].rename_axis(columns=None)
+    return wide.assign(matters=matters).rename_axis("option").reset_index()
+
+
+def _write_differences(table: pd.DataFrame) -> str:
+    if table.empty:
+        return "All options that are compared are the same."
+    lines = ["Not the same in all studies"]
+    for option, rows in table.groupby("option", sort=False):
+        lines.append(f"{option}: {rows['matters'].iloc[0]}")
+        for name, value in zip(rows["study"], rows["value"], strict=True):
+            lines.append(fill(f"{name}: {value}", 110, initial_indent="    ", subsequent_indent="      "))
+    return "\n".join(lines)
+
+
+def _write(table: pd.DataFrame) -> str:
+    return "none" if table.empty else table.to_string(index=False)
+
+
+def _numbers(values: pd.Series, form: str) -> list[str]:
+    return ["–" if np.isnan(value) else format(value, form) for value in values]
+
+
+def _intervals(table: pd.DataFrame, name: str, form: str) -> list[str]:
+    columns = (table[name], table[f"{name}_low"], table[f"{name}_high"])
+    return [
+        "–" if np.isnan(value) else f"{value:{form}} ({low:{form}} to {high:{form}})"
+        for value, low, high in zip(*columns, strict=True)
+    ]
+
+
+def _name_verdicts(verdicts: pd.Series) -> pd.Series:
+    return verdicts.astype(object).where(verdicts.notna(), "not judged")

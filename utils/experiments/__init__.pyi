@@ -1,0 +1,9 @@
+from .causal import CausalResult as CausalResult
+from .causal import open_causal as open_causal
+from .causal import run_causal as run_causal
+from .causal_report import describe_found as describe_found
+from .causal_report import main_effects as main_effects
+from .patching import PatchingResult as PatchingResult
+from .patching import flip_summary as flip_summary
+from .patching import list_changes as list_changes
+from .patching import run_patching as run_patching

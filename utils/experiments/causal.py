@@ -1,0 +1,236 @@
+"""Do the scanned nodes matter? The whole of a causal check on a study, written to a folder as it goes."""
+
+import importlib.metadata
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from utils.causal.effects import RANDOM, summarise_effects
+from utils.causal.measure import ask_in_words, collect_values, run_cells
+from utils.causal.plan import (
+    Cell,
+    Replacements,
+    main_strength,
+    plan_layer,
+    plan_main,
+    plan_sizes,
+    plan_strengths,
+)
+from utils.causal.scoring import CachedPrompts, cache_prompts
+from utils.causal.settings import CausalConfig, Check
+from utils.causal_costs import measure_costs
+from utils.causal_prompts import PersonaPrompts, find_replacements
+from utils.causal_requests import check_rest, complete_config, rank_personas
+from utils.models.load import LanguageModel
+from utils.nodes.controls import scanned_nodes
+from utils.nodes.scans import LayerNodes, scan_layer
+from utils.nodes.sets import NodeSet
+from utils.persona_prompts import persona_prompt
+from utils.records import key_of, replace_text, write_frame
+from utils.statements.contrasts import find_contrasts, restrict, split_parts
+from utils.statements.splits import HeldOut, hold_out
+from utils.study.results import Study
+from utils.study.settings import StudyConfig, scan_options
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CausalResult:
+    """Tables of a causal check, as they lie in ``folder``.
+
+    Attributes
+    ----------
+    record
+        ``causal.json``: options, layer and size of the main comparison, pairs, versions.
+    values
+        Preference of every pair under every node set, see :func:`utils.causal.summarise_effects`.
+    effects
+        What that returns.
+    costs
+        See :func:`utils.causal_costs.measure_costs`; None where it was left out.
+    nodes
+        ``layer, size, selector, node, sign`` of every set that was chosen.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    values: pd.DataFrame
+    effects: pd.DataFrame
+    costs: pd.DataFrame | None
+    nodes: pd.DataFrame
+
+
+def run_causal(
+    lm: LanguageModel,
+    study: Study,
+    config: CausalConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> CausalResult:
+    """Change the nodes that a study's scan selects, and others for comparison, and measure what the model prefers.
+
+    Nodes are chosen, by a scan of their own, on all pairs but those that are measured on.
+
+    Parameters
+    ----------
+    lm
+        The model of the study.
+    study
+        With statements, not from arrays.
+    config
+        All options.
+    out
+        A folder; by default ``causal/<persona>`` in the study's. What is there already is not run again.
+
+    Raises
+    ------
+    ValueError
+        A study of another model or without texts, an unknown persona or layer, an empty node set, too few pairs.
+    """
+    config = complete_config(config or CausalConfig(), lm, study)
+    persona, started = str(config.persona), time.perf_counter()
+    folder = Path(out) if out is not None else study.folder / "causal" / persona
+    options = StudyConfig(**study.config)
+    acts = study.activations
+    contrast = find_contrasts(acts, contrast=options.contrast, personas=[persona])[0]
+    held = hold_out(contrast, split_parts(acts, rng=options.seed), config.n_pairs, rng=config.seed)
+    check_rest(held, options)
+    scanning = {
+        **scan_options(options),
+        "n_permutations": config.permutations,
+        "n_jobs": options.jobs or os.cpu_count() or 1,
+    }
+
+    @cache
+    def nodes_at(layer: int) -> LayerNodes:
+        return scan_layer(layer, acts.sel(layer=layer).to_numpy(), held.rest, scanning)
+
+    layer = study.best_layer if config.layer is None else config.layer
+    sets = nodes_at(layer).choose(config.size, threshold=options.threshold)
+    size = len(sets["scan"])
+    sets |= _other_persona(study, held, layer, size, scanning)
+    cells = [*plan_main(config, nodes_at(layer), sets), *plan_strengths(config, nodes_at(layer), sets)]
+    cells += plan_sizes(config, nodes_at(layer), size)
+    for other in config.layers:
+        if other != layer:
+            cells += plan_layer(config, nodes_at(other), size)
+    cells = list(dict.fromkeys(cells))
+    names = acts["statement"].to_numpy()
+    # As they were when the activations were computed.
+    prompts = PersonaPrompts.of(held, acts["text"].to_numpy().tolist())
+
+    @cache
+    def replacements_at(layer: int, check: Check) -> Replacements:
+        return find_replacements(lm, prompts, check, layer, scope=config.scope, rng=config.seed)
+
+    @lru_cache(1)
+    def cached_at(layer: int, check: Check) -> CachedPrompts:
+        readout, shared = prompts.readout(lm.tokenizer, check), check.mode in ("steer", "ablate")
+        return cache_prompts(lm, readout, layer, scope=config.scope, shared=shared or config.scope != "all")
+
+    run = partial(run_cells, lm, prompts, nodes_at, replacements_at, cached_at)
+    study_key = key_of_study(study)
+    base = key_of(study_key, asdict(prompts), config.scope, config.permutations, config.seed)
+    values = [collect_values(cells, run, base=base, folder=folder / "parts", progress=progress)]
+    values += [ask_in_words(lm, prompts, check, layer, size, main_strength(config, check)) for check in config.checks]
+    values = pd.concat(values, ignore_index=True)
+    effects = summarise_effects(values, rng=config.seed)
+    costs = None
+    if config.n_cost:
+        own = [cell for cell in cells if _counts_cost(cell, config, layer, size)]
+        costs = measure_costs(lm, own, nodes_at(layer), partial(replacements_at, layer), config, progress=progress)
+    record = {
+        "config": asdict(replace(config, layers=list(config.layers))),
+        "study": study_key,
+        "layer": layer,
+        "size": size,
+        "model": lm.name,
+        "fingerprint": lm.fingerprint,
+        "persona_prompt": persona_prompt(persona),
+        "n_rest": [len(held.rest.h0), len(held.rest.h1)],
+        "scan_p_value": nodes_at(layer).runs.p_value,
+        "pairs": [[str(names[a]), str(names[b])] for a, b in zip(held.h1, held.h0, strict=True)],
+        "versions": {name: importlib.metadata.version(name) for name in ("personascope", "torch", "transformers")},
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    result = CausalResult(folder, record, values, effects, costs, _list_nodes(cells))
+    for name in ("values", "effects", "nodes", *(["costs"] if costs is not None else [])):
+        write_frame(folder / f"{name}.parquet", getattr(result, name))
+    if costs is None:
+        (folder / "costs.parquet").unlink(missing_ok=True)
+    replace_text(folder / "causal.json", json.dumps(record, indent=1, default=str))
+    return result
+
+
+def key_of_study(study: Study) -> str:
+    """Changes with the activations of a study, with its statements, and with its options."""
+    acts = study.activations
+    return key_of(acts.attrs, acts["statement"].to_numpy(), acts["text"].to_numpy(), study.config, study.best_layer)
+
+
+def open_causal(folder: str | Path) -> CausalResult:
+    """Read back what :func:`run_causal` wrote.
+
+    Raises
+    ------
+    ValueError
+        The folder does not hold a finished causal check.
+    """
+    folder = Path(folder)
+    path = folder / "causal.json"
+    if not path.exists():
+        raise ValueError(f"{folder} does not hold a finished causal check; run personascope causal first.")
+    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("values", "effects", "nodes")}
+    costs = folder / "costs.parquet"
+    return CausalResult(
+        folder,
+        json.loads(path.read_text(encoding="utf-8")),
+        costs=pd.read_parquet(costs) if costs.exists() else None,
+        **tables,
+    )
+
+
+def _other_persona(
+    study: Study, held: HeldOut, layer: int, size: int, scanning: Mapping[str, Any]
+) -> dict[str, NodeSet]:
+    """As many nodes of the persona that the study finds best besides this one, without what is measured on."""
+    others = [persona for persona in rank_personas(study) if persona != held.persona]
+    if not others:
+        return {}
+    other = others[0]
+    acts = study.activations
+    keep = np.ones(acts.sizes["statement"], dtype=bool)
+    keep[np.concatenate([held.h0, held.h1])] = False
+    contrast = restrict(find_contrasts(acts, contrast=study.config["contrast"], personas=[other])[0], keep)
+    found = scan_layer(layer, acts.sel(layer=layer).to_numpy(), contrast, scanning)
+    if found.n_selected < size:
+        logger.warning("no control by the nodes of %s: its scan selects %d, not %d", other, found.n_selected, size)
+        return {}
+    return {f"scan of {other}": scanned_nodes(found.runs, found.signs, size=size)}
+
+
+def _counts_cost(cell: Cell, config: CausalConfig, layer: int, size: int) -> bool:
+    """The sets of the main comparison, and of the random ones as many as at other points of the curves."""
+    main = cell.layer == layer and cell.size == size and cell.strength == main_strength(config, cell.check)
+    return main and (cell.draw < 0 or (cell.selector == RANDOM and cell.draw < config.n_curve))
+
+
+def _list_nodes(cells: Sequence[Cell]) -> pd.DataFrame:
+    rows = [
+        {"layer": cell.layer, "size": cell.size, "selector": cell.selector, "node": node, "sign": sign}
+        for cell in cells
+        if cell.draw < 0 and cell.nodes is not None
+        for node, sign in sorted(cell.nodes)
+    ]
+    return pd.DataFrame(rows).drop_duplicates(ignore_index=True)

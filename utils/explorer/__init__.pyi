@@ -1,0 +1,2 @@
+from .rescan import Setting as Setting
+from .widget import explore as explore

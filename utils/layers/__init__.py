@@ -1,0 +1,5 @@
+"""Where in the model the sides of a persona lie apart."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

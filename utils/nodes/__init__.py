@@ -1,0 +1,5 @@
+"""Which nodes carry a persona: sets, overlap, selectors, stability."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,10 @@
+from .scans import scan_layer as scan_layer
+from .selectors import compare_selectors as compare_selectors
+from .selectors import select_nodes as select_nodes
+from .sets import membership as membership
+from .sets import node_frequencies as node_frequencies
+from .sets import node_profiles as node_profiles
+from .sets import node_sets as node_sets
+from .sets import overlap as overlap
+from .sets import top_nodes as top_nodes
+from .stability import node_stability as node_stability

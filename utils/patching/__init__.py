@@ -1,0 +1,5 @@
+"""Activation patching: from a question to the effect of a place."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

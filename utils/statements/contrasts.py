@@ -1,0 +1,175 @@
+"""What is compared with what: for each persona, the statements under H1 and under H0, and the two parts of the pairs."""
+
+import logging
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from utils.options import ContrastName
+from utils.statements.load import check_names
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One persona's two sides, as positions along the ``statement`` axis.
+
+    Attributes
+    ----------
+    persona, topic
+        Whose statements are H1.
+    h0, h1
+        (n_h0,) and (n_h1,) positions. With pairs, ``h0[i]`` and ``h1[i]`` are the two sides of pair i.
+    paired
+        Whether the sides are matched so.
+    """
+
+    persona: str
+    topic: str
+    h0: np.ndarray
+    h1: np.ndarray
+    paired: bool
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All positions, H0 before H1."""
+        return np.concatenate([self.h0, self.h1])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """True for H1, aligned with ``rows``."""
+        return np.repeat([False, True], [len(self.h0), len(self.h1)])
+
+    @property
+    def units(self) -> np.ndarray:
+        """What is never split up, aligned with ``rows``: the number of the pair, or of the statement without pairs."""
+        if self.paired:
+            return np.tile(np.arange(len(self.h0)), 2)
+        return np.arange(len(self.h0) + len(self.h1))
+
+
+def find_contrasts(
+    statements: pd.DataFrame | xr.DataArray,
+    *,
+    contrast: ContrastName = "direction",
+    personas: Sequence[str] | None = None,
+) -> list[Contrast]:
+    """Lay out the comparison for each persona.
+
+    Under ``direction``, a persona of which only some statements have a pair is compared on one kind alone, so that no
+    pair is ever split up: on its pairs, or on its single statements where these fill both sides better. How many
+    statements that leaves out is logged as a warning.
+
+    Parameters
+    ----------
+    statements
+        A frame of statements, or activations with their labels.
+    contrast
+        ``direction``: H0 are the persona's own negative statements. ``one-vs-rest``: H0 are the positive statements of
+        the other personas of its topic.
+    personas
+        Only these; all by default.
+
+    Raises
+    ------
+    ValueError
+        Unknown names, a persona with an empty side, or a pair that is more than one statement a side.
+    """
+    if contrast not in ("direction", "one-vs-rest"):
+        raise ValueError(f"unknown contrast {contrast!r}; expected direction or one-vs-rest.")
+    frame = label_frame(statements)
+    known = list(frame["persona"].unique())
+    if personas is not None:
+        check_names("persona", personas, known)
+    build = _by_direction if contrast == "direction" else _one_vs_rest
+    return [build(frame, persona) for persona in (personas if personas is not None else known)]
+
+
+def split_parts(statements: pd.DataFrame | xr.DataArray, *, share: float = 0.25, rng: int = 0) -> np.ndarray:
+    """Draw, once, which statements are for choosing (``select``) and which for reporting (``test``).
+
+    Whole pairs are drawn within each persona, statements without a pair within each direction of each persona.
+
+    Returns
+    -------
+    ndarray
+        (n_statements,) of ``"select"`` and ``"test"``.
+    """
+    frame = label_frame(statements)
+    unit = frame["pair"].where(frame["pair"] != "", frame["id"])
+    # Units of a persona with pairs are drawn together, single statements by direction so that both sides stay filled.
+    stratum = frame["persona"] + np.where(frame["pair"] != "", "", "/" + frame["direction"])
+    part = np.full(len(frame), "test", dtype="<U6")
+    for name, units in unit.groupby(stratum, sort=False):
+        names = units.unique()
+        # A generator for each persona: what it is given does not depend on which others are there.
+        generator = np.random.default_rng([rng, zlib.crc32(str(name).encode())])
+        chosen = generator.permutation(names)[: round(share * len(names))]
+        part[unit.isin(chosen).to_numpy()] = "select"
+    return part
+
+
+def restrict(contrast: Contrast, keep: np.ndarray) -> Contrast:
+    """The contrast over the statements where ``keep``, (n_statements,) bool, is true; a pair needs both its sides."""
+    keep_h0, keep_h1 = keep[contrast.h0], keep[contrast.h1]
+    if contrast.paired:
+        keep_h0 = keep_h1 = keep_h0 & keep_h1
+    return replace(contrast, h0=contrast.h0[keep_h0], h1=contrast.h1[keep_h1])
+
+
+def label_frame(statements: pd.DataFrame | xr.DataArray) -> pd.DataFrame:
+    """The labels of statements or activations as a frame with a plain index and empty text for a missing pair."""
+    if isinstance(statements, xr.DataArray):
+        columns = {name: statements[name].to_numpy() for name in ("persona", "topic", "direction", "pair")}
+        return pd.DataFrame({"id": statements["statement"].to_numpy(), **columns})
+    return statements.assign(pair=statements["pair"].fillna("")).reset_index(drop=True)
+
+
+def _by_direction(frame: pd.DataFrame, persona: str) -> Contrast:
+    own = frame[frame["persona"] == persona]
+    in_pair = _whole_pairs(own)
+    singles = own[~in_pair]["direction"].value_counts()
+    fewest = singles.reindex(["negative", "positive"], fill_value=0).min()
+    paired = bool(in_pair.any() and in_pair.sum() >= 2 * fewest)
+    kept = own[in_pair == paired]
+    sides = {name: kept[kept["direction"] == name] for name in ("negative", "positive")}
+    for name, rows in sides.items():
+        if not len(rows):
+            raise ValueError(f"persona {persona!r} has no {name} statements; both directions are needed.")
+    if left_out := len(own) - len(kept):
+        reason = "have no pair" if paired else "are in pairs, fewer than have none,"
+        logger.warning("persona %r: %d of %d statements %s and are left out", persona, left_out, len(own), reason)
+    if paired:
+        sides = {name: rows.sort_values("pair", kind="stable") for name, rows in sides.items()}
+    h0, h1 = (sides[name].index.to_numpy() for name in ("negative", "positive"))
+    return Contrast(persona, str(own["topic"].iloc[0]), h0, h1, paired)
+
+
+def _whole_pairs(own: pd.DataFrame) -> pd.Series:
+    """Whether each statement of a persona is in a pair with both sides; a pair of which one side is missing is none."""
+    named = own[own["pair"] != ""]
+    counts = pd.crosstab(named["pair"], named["direction"]).reindex(columns=["positive", "negative"], fill_value=0)
+    if (repeated := counts.max(axis=1) > 1).any():
+        pair = counts.index[repeated.to_numpy()][0]
+        raise ValueError(
+            f"pair {pair!r} of persona {own['persona'].iloc[0]!r} has {counts.loc[pair, 'positive']} positive and "
+            f"{counts.loc[pair, 'negative']} negative statements; a pair is one of each: name each pair differently."
+        )
+    return own["pair"].isin(counts.index[counts.min(axis=1) == 1])
+
+
+def _one_vs_rest(frame: pd.DataFrame, persona: str) -> Contrast:
+    positive = frame[frame["direction"] == "positive"]
+    own = positive[positive["persona"] == persona]
+    if not len(own):
+        raise ValueError(f"persona {persona!r} has no positive statements.")
+    topic = str(own["topic"].iloc[0])
+    rest = positive[(positive["topic"] == topic) & (positive["persona"] != persona)]
+    if not len(rest):
+        raise ValueError(f"topic {topic!r} has no other persona to compare {persona!r} with; use contrast direction.")
+    return Contrast(persona, topic, rest.index.to_numpy(), own.index.to_numpy(), False)

@@ -1,0 +1,5 @@
+"""The main job: statements to activations, layers, scans, node sets, figures and a report."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

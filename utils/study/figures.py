@@ -1,0 +1,243 @@
+"""The figures of a study: which there are, what each shows, and where it is written."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from utils.layers.separation import reduce
+from utils.nodes.sets import node_profiles
+from utils.statements.contrasts import split_parts
+from utils.study.results import Study
+from utils.viz.nodes import (
+    plot_detection,
+    plot_embeddings,
+    plot_layer_curves,
+    plot_layer_heatmap,
+    plot_metric_maps,
+    plot_node_map,
+    plot_node_profiles,
+    plot_overlap,
+    plot_scores,
+    plot_thirds,
+    plot_upset,
+    plot_venn,
+)
+
+logger = logging.getLogger(__name__)
+
+_DPI = 150
+
+
+@dataclass(frozen=True)
+class FigureEntry:
+    """A figure of a study: its file name without ending, the section of the report, and one sentence of reading."""
+
+    name: str
+    section: str
+    caption: str
+    draw: Callable[[Study], Figure]
+
+
+def list_figures(study: Study) -> Iterator[FigureEntry]:
+    """The figures that a study can show, in the order of the report."""
+    layer = study.best_layer
+    last = (
+        ""
+        if study.config["position"] != "last"
+        else " Layer 0 at the last token is the same for all statements and is left out."
+    )
+    yield FigureEntry(
+        "layer_curves",
+        "Layers",
+        "Silhouette of the two sides over layers, test pairs. Orange: value and 95 % jackknife interval; grey: what flipped "
+        f"sides give; dashed: the layer that was scanned, chosen on the select pairs.{last}",
+        _draw_layer_curves,
+    )
+    yield FigureEntry(
+        "probe_curves",
+        "Layers",
+        "Cross-validated AUROC of a linear probe over layers, with intervals from resampled pairs; 0.5 is chance.",
+        _draw_probe_curves,
+    )
+    yield FigureEntry(
+        "layer_heatmap", "Layers", "Silhouette of every persona at every layer, test pairs.", _draw_layer_heatmap
+    )
+    yield FigureEntry(
+        "metric_maps",
+        "Layers",
+        "Every metric over layers, from its lowest (dark) to its highest value (bright), so that the metrics can be compared; "
+        "dots: further apart than 95 % of flipped sides.",
+        _draw_metric_maps,
+    )
+    if study.thirds is not None:
+        yield FigureEntry(
+            "thirds",
+            "Layers",
+            "Do the sides lie furthest apart in the last third of the layers? Above 0 they do; the last row is the mean over "
+            "personas.",
+            _draw_thirds,
+        )
+    yield FigureEntry(
+        "embeddings",
+        "Layers",
+        f"The test statements at layer {layer}, on the first two principal components of each persona's own statements.",
+        _draw_embeddings,
+    )
+    yield FigureEntry(
+        "detection",
+        "Scan",
+        f"Do the runs return the persona's statements? Precision and recall at layer {layer}; p: permutation p-value, "
+        "corrected over personas (Benjamini–Hochberg).",
+        _draw_detection,
+    )
+    yield FigureEntry(
+        "scores", "Scan", "Scan scores with the true sides beside scores with sides flipped within pairs.", _draw_scores
+    )
+    yield FigureEntry(
+        "node_profiles",
+        "Nodes",
+        "How often the runs selected each node, from the most frequent down, with true and with flipped sides. Runs share "
+        "statements and nodes are correlated, so that flipped sides select many nodes often, too.",
+        _draw_node_profiles,
+    )
+    yield FigureEntry(
+        "node_map",
+        "Nodes",
+        "The node set of every persona: red where its statements lie above the background, blue where below.",
+        _draw_node_map,
+    )
+    filled = [persona for persona, held in study.node_sets.items() if held]
+    if len(filled) >= 2:
+        yield FigureEntry(
+            "upset",
+            "Overlap",
+            "Sizes of the exclusive intersections of the (node, side) sets, the largest first.",
+            _draw_upset,
+        )
+        yield FigureEntry(
+            "overlap",
+            "Overlap",
+            "Jaccard index of every two node sets; a dot marks an overlap larger than scans with flipped sides give "
+            "(adjusted p ≤ 0.05).",
+            _draw_overlap,
+        )
+    for topic, personas in _topics(study).items():
+        held = [persona for persona in personas if persona in filled]
+        if 2 <= len(held) <= 6:
+            yield FigureEntry(
+                f"venn_{topic}", "Overlap", f"Shared and distinct nodes of the {topic} personas.", _venn_of(held)
+            )
+
+
+def draw_figures(study: Study) -> None:
+    """Draw every figure of a study into ``figures/`` as PNG and SVG."""
+    folder = study.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    entries = list(list_figures(study))
+    current = {entry.name for entry in entries}
+    for old in folder.iterdir():
+        if old.suffix in {".png", ".svg"} and old.stem not in current:
+            old.unlink()
+    # A fixed salt, so that the same study gives the same files.
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "personascope", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        for entry in entries:
+            figure = entry.draw(study)
+            save_figure(figure, folder / entry.name)
+            plt.close(figure)
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """Write a figure as ``<stem>.png`` and ``<stem>.svg``, without dates."""
+    figure.savefig(stem.with_suffix(".png"), dpi=_DPI, bbox_inches="tight")
+    figure.savefig(stem.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
+
+
+def _draw_layer_curves(study: Study) -> Figure:
+    return plot_layer_curves(study.layers, metric="silhouette", mark=study.best_layer).flat[0].figure
+
+
+def _draw_probe_curves(study: Study) -> Figure:
+    return plot_layer_curves(study.layers, metric="probe_auroc", mark=study.best_layer).flat[0].figure
+
+
+def _draw_layer_heatmap(study: Study) -> Figure:
+    layers = study.layers.dropna(subset="silhouette")
+    return _figure_of(plot_layer_heatmap(layers, metric="silhouette", mark=study.best_layer))
+
+
+def _draw_metric_maps(study: Study) -> Figure:
+    return plot_metric_maps(study.layers, mark=study.best_layer).flat[0].figure
+
+
+def _draw_thirds(study: Study) -> Figure:
+    model = pd.DataFrame([{**study.record["thirds"], "persona": "mean over personas"}])
+    return _figure_of(plot_thirds(pd.concat([study.thirds, model], ignore_index=True)))
+
+
+def _draw_embeddings(study: Study) -> Figure:
+    acts = study.activations.sel(layer=study.best_layer)
+    acts = acts.isel(statement=split_parts(acts, rng=study.config["seed"]) == "test").load()
+    frames, explained = [], {}
+    for persona in study.personas:
+        points = reduce(acts.sel(persona=persona), method="pca", rng=study.config["seed"])
+        explained[persona] = points.attrs.pop("explained")
+        frames.append(points)
+    return plot_embeddings(pd.concat(frames, ignore_index=True), explained=explained).flat[0].figure
+
+
+def _draw_detection(study: Study) -> Figure:
+    table = study.detection[study.detection["layer"] == study.best_layer]
+    return _figure_of(plot_detection(table.assign(p_value=table["p_adjusted"])))
+
+
+def _draw_scores(study: Study) -> Figure:
+    scores = [runs.table[["kind", "score"]].assign(persona=persona) for persona, runs in study.runs.items()]
+    return _figure_of(plot_scores(pd.concat(scores, ignore_index=True)))
+
+
+def _draw_node_profiles(study: Study) -> Figure:
+    topics = study.layers.drop_duplicates("persona")[["persona", "topic"]]
+    profiles = node_profiles(study.runs).merge(topics, on="persona")
+    return plot_node_profiles(profiles, threshold=study.config["threshold"]).flat[0].figure
+
+
+def _draw_node_map(study: Study) -> Figure:
+    at_best = study.nodes[study.nodes["layer"] == study.best_layer]
+    labels = zip(at_best["persona"], at_best["node"], at_best["sign"], strict=True)
+    held = [(node, sign) in study.node_sets[persona] for persona, node, sign in labels]
+    # Nodes outside the set count as never selected, so that a persona with an empty set keeps its row.
+    shown = at_best.assign(frequency=at_best["frequency"].where(np.asarray(held, bool), 0.0))
+    return _figure_of(plot_node_map(shown, study.record["n_nodes"]))
+
+
+def _draw_upset(study: Study) -> Figure:
+    return plot_upset(study.node_sets)
+
+
+def _draw_overlap(study: Study) -> Figure:
+    return _figure_of(plot_overlap(study.overlap))
+
+
+def _venn_of(personas: list[str]) -> Callable[[Study], Figure]:
+    return lambda study: _figure_of(plot_venn({persona: study.node_sets[persona] for persona in personas}))
+
+
+def _topics(study: Study) -> dict[str, list[str]]:
+    first = study.layers.drop_duplicates("persona")
+    return {str(topic): rows["persona"].tolist() for topic, rows in first.groupby("topic", sort=False)}
+
+
+def _figure_of(ax: Axes) -> Figure:
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    return figure

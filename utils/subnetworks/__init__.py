@@ -1,0 +1,5 @@
+"""Personality subnetworks: from statements to a mask over the weights."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .build import contrastive_masks as contrastive_masks
+from .build import persona_mask as persona_mask
+from .calibration import Calibration as Calibration
+from .calibration import calibrate as calibrate
+from .calibration import calibrate_labellings as calibrate_labellings
+from .linears import coverage as coverage
+from .masks import PersonaMask as PersonaMask
+from .sparsity import choose_sparsity as choose_sparsity
+from .sparsity import sweep_sparsity as sweep_sparsity
