@@ -11,16 +11,15 @@ import time
 import numpy as np
 import torch
 
-from utils.batches import pad_right
 from utils.causal.interventions import Intervention, ablate, intervene, scope_mask, steer
 from utils.causal.scoring import mean_residuals, score_interventions
 from utils.causal.settings import CHECKS, Check
-from utils.models.load import LanguageModel, load_model
+from utils.models.forward import batch_rows, pad_right
+from utils.models.language_model import LanguageModel
+from utils.models.load import load_model
 from utils.nodes.controls import random_sets
-from utils.persona_prompts import persona_prompt
-from utils.prompt_batches import batch_rows
-from utils.prompt_scores import read_batch
-from utils.responses.measures import Readout, agreement_readout, likelihood_readout
+from utils.responses.measures import Readout, agreement_readout, likelihood_readout, read_batch
+from utils.responses.wording import persona_prompt
 from utils.statements.load import load_statements
 
 PERSONA, N_PAIRS, N_RANDOM, SIZE = "conscientiousness", 30, 100, 30

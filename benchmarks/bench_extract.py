@@ -26,8 +26,9 @@ import torch
 
 from utils.activations.extraction import extract
 from utils.activations.plan import make_plan
-from utils.batches import pad_right
-from utils.models.load import LanguageModel, load_model
+from utils.models.forward import pad_right
+from utils.models.language_model import LanguageModel
+from utils.models.load import load_model
 from utils.models.prompts import encode_prompts, find_template
 from utils.statements.load import load_statements
 

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from utils.activations.extraction import extract
-from utils.labellings import flip_sides
+from utils.layers.clusters import flip_sides
 from utils.layers.separation import divergence
 from utils.models.load import load_model
 from utils.statements.contrasts import Contrast, find_contrasts

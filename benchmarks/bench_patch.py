@@ -14,14 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from utils.batches import pad_right
-from utils.clean_runs import run_clean
 from utils.models.components import hook_component
-from utils.models.forward import logits_at
-from utils.models.load import LanguageModel, load_model
+from utils.models.forward import logits_at, pad_right
+from utils.models.language_model import LanguageModel
+from utils.models.load import load_model
 from utils.patching.alignment import SEGMENTS, Pair, pair_prompts
 from utils.patching.grid import letters_of, list_cells, patch_questions
-from utils.patching.runs import Cell
+from utils.patching.runs import Cell, run_clean
 from utils.responses.wording import letter_tokens, render_questions
 from utils.statements.questions import load_questions
 

@@ -1,4 +1,7 @@
-"""The alternating ascent of the group search, on threshold indices."""
+"""The alternating ascent of the group search, on threshold indices.
+
+Kernels of one step of the group search with few thresholds: count, list the candidates, score, select.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +10,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from deepscan import candidates, counting, steps
+from deepscan import candidates, counting
+from deepscan.candidates import best_candidate, list_records, list_tallied, start_state, sweep
+from deepscan.counting import count_records, select_nodes, select_top, tally_nodes
+from deepscan.kernels import kernel
 from deepscan.scores import CALLABLE, ScoreFunction, ScoreName, evaluate, score_kind
-from deepscan.sweep import start_state, sweep
 
 Axis = Literal["records", "nodes"]
 
@@ -103,9 +108,9 @@ class Landscape:
         if self.kind != CALLABLE and self.alphas.size <= MAX_COUNTED:
             if axis == "records":
                 network = counting.record_network(self.bins.shape[0])
-                return steps.best_records(self.kind, self.bins, fixed, network, self.alphas, low, high)
+                return best_records(self.kind, self.bins, fixed, network, self.alphas, low, high)
             network = counting.node_network(fixed.size)
-            return steps.best_nodes(self.kind, self.bins, fixed, network, self.alphas, low, high)
+            return best_nodes(self.kind, self.bins, fixed, network, self.alphas, low, high)
         top, k, cut, size = 0.0, -1, 0, 0
         for n_alpha, n, ks, sizes, cuts, count in self._candidates(axis, fixed, low, high):
             score, c = self._best(n_alpha, n, ks, count)
@@ -182,3 +187,26 @@ def draw_starts(n_records: int, n_nodes: int, restarts: int, rng: np.random.Gene
         count = int((size + 1) ** rng.random()) if r % 2 == 0 else rng.integers(1, size, endpoint=True)
         starts.append(Start(axis, np.sort(order[:count])))
     return starts
+
+
+@kernel
+def best_nodes(kind, bins, records, network, alphas, low, high):
+    """Highest score, its threshold index and its nodes, the records being fixed; nothing where no score is above 0."""
+    n_alpha, n, k, size, cut, count = list_tallied(
+        tally_nodes(bins, records, network, alphas.size), bins.shape[1], alphas, low, high, True
+    )
+    score, c = best_candidate(kind, n_alpha, n, k, alphas, count)
+    if c < 0:
+        return 0.0, -1, np.empty(0, np.int64)
+    return score, k[c], select_nodes(bins, records, k[c], cut[c], size[c])
+
+
+@kernel
+def best_records(kind, bins, nodes, network, alphas, low, high):
+    """Highest score, its threshold index and its records, the nodes being fixed; nothing where no score is above 0."""
+    counts = count_records(bins, nodes, alphas.size)
+    n_alpha, n, k, size, cut, count = list_records(counts, network, nodes.size, alphas, low, high, True)
+    score, c = best_candidate(kind, n_alpha, n, k, alphas, count)
+    if c < 0:
+        return 0.0, -1, np.empty(0, np.int64)
+    return score, k[c], select_top(counts[:, k[c]], cut[c], size[c])

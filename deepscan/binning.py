@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from deepscan.bisection import count_below
 from deepscan.kernels import kernel
+from deepscan.tail_kernels import count_below
 
 TOLERANCE = 1e-12
 PARTS = 4096

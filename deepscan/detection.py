@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Shaped
 
 from deepscan.checks import check_activations, check_choice, check_integer
-from deepscan.pvalues import Tail
 from deepscan.ranks import Ranks, rank_records
 from deepscan.runs import ScanRuns, make_runs
 from deepscan.scores import ScoreFunction, ScoreName, score_kind, score_name
 from deepscan.splits import Labels, Split, draw_splits, label_records, permute_labels, seed_sequence
+from deepscan.tails import Tail
 from deepscan.thresholds import Alphas, bin_counts, split_alphas
 from deepscan.trials import Protocol, ScanKind, Trial, check_samples, describe_alphas, run_parallel, table_row
 

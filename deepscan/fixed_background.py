@@ -6,10 +6,11 @@ import numpy as np
 from jaxtyping import Shaped
 
 from deepscan.checks import check_activations, check_integer
-from deepscan.pvalues import Background, Tail
+from deepscan.pvalues import Background
 from deepscan.runs import ScanRuns, make_runs
 from deepscan.scores import ScoreFunction, ScoreName, score_kind, score_name
 from deepscan.splits import seed_sequence
+from deepscan.tails import Tail
 from deepscan.thresholds import Alphas, exact_alphas, given_alphas
 from deepscan.trials import Protocol, ScanKind, Trial, check_samples, describe_alphas, run_parallel, table_row
 

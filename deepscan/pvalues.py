@@ -2,17 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
 from deepscan.checks import check_activations, check_choice, check_groups
-
-Tail = Literal["right", "left", "two-sided"]
-TAILS = {"right": 0, "left": 1, "two-sided": 2}
-
-_BLOCK_BYTES = 1 << 25
+from deepscan.tails import TAILS, Tail, node_blocks, tail_pvalues
 
 
 @dataclass(frozen=True)
@@ -32,12 +27,6 @@ class PValues:
     def shape(self) -> tuple[int, int]:
         """``(n_records, n_nodes)``."""
         return self.upper.shape
-
-
-def tail_pvalues(counts: np.ndarray, n: int, tail: Tail) -> np.ndarray:
-    """Upper p-value of a cell from the number of background values at least as extreme (the smaller, if two-sided)."""
-    p = (np.asarray(counts) + 1.0) / (n + 1.0)
-    return np.minimum(2.0 * p, 1.0) if tail == "two-sided" else p
 
 
 class Background:
@@ -216,7 +205,7 @@ def _sort_by_node(h0: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
 
 
 def _fill(by_node, x, rows, tail: Tail, with_ties: bool, table: np.ndarray, out: np.ndarray) -> None:
-    from deepscan.tails import fill_tails
+    from deepscan.tail_kernels import fill_tails
 
     choice = TAILS[tail], with_ties, table, out
     wide = by_node.dtype == np.float64 or x.dtype == np.float64
@@ -227,10 +216,3 @@ def _fill(by_node, x, rows, tail: Tail, with_ties: bool, table: np.ndarray, out:
     for block in node_blocks(by_node.shape[0], (by_node.shape[1] + x.shape[0]) * common.itemsize):
         values = np.ascontiguousarray(x[rows, block], dtype=common)
         fill_tails(by_node[block].astype(common), values, 0, np.arange(rows.size), rows, *choice, block.start)
-
-
-def node_blocks(n_nodes: int, bytes_per_node: int) -> Iterator[slice]:
-    """Slices of nodes that take about 32 MB each."""
-    step = max(1, _BLOCK_BYTES // max(1, bytes_per_node))
-    for start in range(0, n_nodes, step):
-        yield slice(start, min(start + step, n_nodes))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Integer, Shaped
 
-from deepscan.pvalues import TAILS, Tail, node_blocks
+from deepscan.tails import TAILS, Tail, node_blocks
 
 
 @dataclass(frozen=True)

@@ -9,25 +9,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
 
-from deepscan.textformat import parse_runs, write_runs
+from deepscan.files import COLUMNS, load_runs, make_table, parse_runs, save_runs
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["COLUMNS", "ScanRuns", "read_runs", "write_runs"]
-
-COLUMNS = {
-    "run": np.int64,
-    "kind": str,
-    "permutation": np.int64,
-    "score": np.float64,
-    "alpha": np.float64,
-    "n_records": np.int64,
-    "n_nodes": np.int64,
-    "precision": np.float64,
-    "recall": np.float64,
-    "auroc": np.float64,
-}
+__all__ = ["COLUMNS", "ScanRuns", "read_runs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +93,8 @@ class ScanRuns:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one Parquet file, atomically and without loss."""
-        from deepscan.files import save_runs
-
-        save_runs(self, Path(path))
+        lists = {"nodes": self.nodes, "records": self.records, "signs": self.signs}
+        save_runs(Path(path), self.table, lists, {"config": self.config, "p_value": self.p_value})
 
     @classmethod
     def load(cls, path: str | Path) -> "ScanRuns":
@@ -119,9 +105,7 @@ class ScanRuns:
         ValueError
             The file is not one of these.
         """
-        from deepscan.files import load_runs
-
-        return load_runs(Path(path))
+        return cls(**load_runs(Path(path)))
 
     def _rows(self, kind: Literal["mixed", "null"]) -> np.ndarray:
         return np.flatnonzero((self.table["kind"] == kind).to_numpy())
@@ -157,13 +141,6 @@ def auroc(positive: Float[np.ndarray, " positives"], negative: Float[np.ndarray,
     below = np.searchsorted(ordered, positive, side="left")
     upto = np.searchsorted(ordered, positive, side="right")
     return float((below + upto).sum() / (2.0 * positive.size * negative.size))
-
-
-def make_table(columns: dict) -> "pandas.DataFrame":
-    """Table with the columns and types of :data:`COLUMNS`."""
-    import pandas as pd
-
-    return pd.DataFrame({name: pd.Series(columns[name], dtype=dtype) for name, dtype in COLUMNS.items()})
 
 
 def make_runs(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from deepscan.checks import check_integer, check_probabilities
-from deepscan.pvalues import Tail, node_blocks, tail_pvalues
+from deepscan.tails import Tail, node_blocks, tail_pvalues
 
 TOLERANCE = 1e-12
 Alphas = int | Sequence[float] | np.ndarray | Literal["exact"]

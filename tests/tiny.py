@@ -6,7 +6,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 
 TEMPLATES = {
     "plain": "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"

@@ -10,7 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import utils.study.run
-from utils.models.load import LanguageModel, load_model
+from utils.models.language_model import LanguageModel
+from utils.models.load import load_model
 from utils.study.results import Study
 from utils.study.settings import StudyConfig
 

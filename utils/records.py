@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import safetensors
+from safetensors.numpy import save_file
 
 # Raise it when a stage would give other results for the same inputs.
 _VERSION = 3
@@ -119,3 +121,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+def write_record(path: Path, kind: str, tensors: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+    """Write tensors and, in the header, a record of a kind as a safetensors file, beside its place and then into it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_beside(path) as beside:
+        save_file(tensors, beside, metadata={kind: json.dumps(record)})
+
+
+def read_record(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of a safetensors file and the record of that kind in its header."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}.")
+    record = None
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            held = file.metadata() or {}
+            if kind in held:
+                record = json.loads(held[kind]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} holds no {kind}, or is cut short ({error}); make it again.") from None
+    if record is None:
+        raise ValueError(f"{path} holds no {kind}, but {', '.join(held) or 'other tensors'}; give another file.")
+    return record[1], record[0]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from deepscan import ScanRuns, detect
-from deepscan.runs import read_runs, write_runs
+from deepscan.runs import read_runs
 
 ORIGINALS = Path(__file__).parents[3] / "shared" / "data" / "deepscan-output"
 MIXED = "1.5 0.5 0.25 2 3 0.01 4,0,2 7,1\n"
@@ -112,15 +112,6 @@ def test_nodes_outside_the_model_are_refused(tmp_path):
     (tmp_path / "runs.txt").write_text(MIXED)
     with pytest.raises(ValueError, match="line 1: node 4 is outside n_nodes = 4"):
         read_runs(tmp_path / "runs.txt", n_nodes=4)
-
-
-def test_writing_the_text_format_is_undone_by_reading(runs, tmp_path):
-    write_runs(runs, tmp_path / "runs.txt")
-    back = read_runs(tmp_path / "runs.txt", n_nodes=30)
-    for name in ("kind", "score", "alpha", "n_records", "n_nodes", "precision", "recall"):
-        pd.testing.assert_series_equal(back.table[name], runs.table[name])
-    for a, b in zip(back.nodes + back.records, runs.nodes + runs.records, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.skipif(not ORIGINALS.is_dir(), reason="no output of the original here")

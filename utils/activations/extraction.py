@@ -1,4 +1,7 @@
-"""Statements through a model, activations of every layer out: one forward pass a statement."""
+"""Statements through a model, activations of every layer out: one forward pass a statement.
+
+One batch of prompts through the model: padding, a shared beginning run once, and what is kept of each pass.
+"""
 
 import errno
 import logging
@@ -17,9 +20,10 @@ from tqdm.auto import tqdm
 
 from utils.activations.plan import Plan, follow, make_plan, prepare_store, prompt_key
 from utils.activations.store import label, open_existing, open_store
-from utils.batches import Prefix, run_batch, share_prefix
-from utils.models.components import check_layers, component_width
-from utils.models.load import LanguageModel
+from utils.models.components import check_layers, component_width, hook_component
+from utils.models.forward import Prefix, pad_right, repeat_prefix, share_prefix
+from utils.models.language_model import LanguageModel
+from utils.models.load import free_cached_memory, ran_out_of_memory
 from utils.models.prompts import Prompt, encode_prompts, find_template
 from utils.options import Component, Position, Role
 
@@ -217,3 +221,66 @@ def _check_lengths(lm: LanguageModel, frame: pd.DataFrame, prompts: list[Prompt]
             raise ValueError(
                 f"statement {name!r} takes {len(prompt.ids)} tokens, the model's context window has {lm.max_tokens}; shorten it."
             )
+
+
+def run_batch(
+    lm: LanguageModel,
+    prompts: Sequence[Prompt],
+    layers: list[int],
+    *,
+    component: Component = "resid",
+    position: Position = "last",
+    prefix: Prefix | None = None,
+) -> np.ndarray:
+    """Activations of a batch, (layer, prompt, node); the batch is halved where memory does not suffice."""
+    prefix = prefix or Prefix()
+    try:
+        return _run_once(lm, prompts, layers, component, position, prefix)
+    except RuntimeError as error:
+        if len(prompts) == 1 or not ran_out_of_memory(error):
+            raise
+    # Outside the handler, so that the failed pass's tensors are gone by now.
+    free_cached_memory()
+    half = len(prompts) // 2
+    logger.warning("out of memory with %d statements a batch; going on with %d", len(prompts), half)
+    options = {"component": component, "position": position, "prefix": prefix}
+    return np.concatenate([run_batch(lm, part, layers, **options) for part in (prompts[:half], prompts[half:])], axis=1)
+
+
+def _run_once(
+    lm: LanguageModel,
+    prompts: Sequence[Prompt],
+    layers: list[int],
+    component: Component,
+    position: Position,
+    prefix: Prefix,
+) -> np.ndarray:
+    skipped = len(prefix.ids)
+    ids, mask = pad_right([prompt.ids[skipped:] for prompt in prompts], lm.device)
+    weights = _token_weights(prompts, ids.shape[1], position, skipped)  # (B, T)
+    rows, at = torch.arange(len(prompts)), weights.argmax(dim=1)
+    caught: dict[int, torch.Tensor] = {}
+
+    def catch(layer: int, value: torch.Tensor) -> None:  # (B, T, d) or (B, T, H, d)
+        if position == "mean":
+            picked = torch.einsum("bt,bt...->b...", weights.to(value.device), value.float())
+        else:
+            picked = value[rows.to(value.device), at.to(value.device)]
+        caught[layer] = picked.flatten(1).to(torch.float16 if value.dtype == torch.float16 else torch.float32)
+
+    with torch.inference_mode(), hook_component(lm, component, layers, catch):
+        lm.decoder(input_ids=ids, **repeat_prefix(prefix, mask))
+        return torch.stack([caught[layer].to("cpu") for layer in layers]).numpy()
+
+
+def _token_weights(prompts: Sequence[Prompt], width: int, position: Position, skipped: int) -> torch.Tensor:
+    """How much each token counts: one token, or an equal share of the statement's, rows summing to 1."""
+    weights = torch.zeros(len(prompts), width)
+    for row, prompt in enumerate(prompts):
+        if position == "last":
+            weights[row, len(prompt.ids) - 1 - skipped] = 1
+        elif position == "statement":
+            weights[row, prompt.stop - 1 - skipped] = 1
+        else:
+            weights[row, prompt.start - skipped : prompt.stop - skipped] = 1 / (prompt.stop - prompt.start)
+    return weights

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
-from utils.intervals import FEWEST, interval, resample_weights
+from utils.intervals import FEWEST, interval, rank_p_value, resample_weights
 
 # What is compared with each other: the same thing done to equally many nodes of one layer.
 CHECK = ["mode", "measure", "prompt"]
@@ -97,14 +97,6 @@ def summarise_effects(
 def adjust_checks(effects: pd.DataFrame) -> pd.DataFrame:
     """The effects with ``p_adjusted``: Benjamini–Hochberg over all rows of a selector; NaN where there is no p-value."""
     return effects.assign(p_adjusted=effects.groupby("selector")["p_value"].transform(_adjust))
-
-
-def rank_p_value(effect: float, drawn: np.ndarray) -> float:
-    """Two-sided p-value of an effect among those of drawn sets; NaN without any."""
-    if not len(drawn):
-        return float("nan")
-    smaller = min((drawn >= effect).sum(), (drawn <= effect).sum())
-    return float(min(1.0, 2 * (1 + smaller) / (1 + len(drawn))))
 
 
 def _adjust(p_values: pd.Series) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from utils.models.components import check_layers, hook_component
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.nodes.sets import NodeSet
 from utils.options import Scope
 from utils.responses.measures import Readout

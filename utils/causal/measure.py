@@ -1,27 +1,114 @@
-"""The preference of every held-out pair under every cell of a causal check, run in parts that survive an interruption."""
+"""The preference of every held-out pair under every cell of a causal check, run in parts that survive an interruption.
+
+What an intervention costs: how well the model still predicts neutral text and answers questions under it.
+
+The prompts of a causal check, and what nodes are overwritten with there.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from utils.causal.effects import ASKED, CLEAN
-from utils.causal.plan import Cell, Replacements, make_intervention
-from utils.causal.scoring import CachedPrompts, score_interventions
-from utils.causal.settings import Check
-from utils.causal_prompts import PersonaPrompts
-from utils.models.load import LanguageModel
+from utils.causal.interventions import Intervention
+from utils.causal.plan import Cell, Replacements, first_checks, make_intervention
+from utils.causal.scoring import CachedPrompts, mean_residuals, score_interventions
+from utils.causal.settings import CausalConfig, Check
+from utils.intervals import interval, resample_weights
+from utils.models.language_model import LanguageModel
 from utils.nodes.scans import LayerNodes
-from utils.prompt_scores import score_prompts
+from utils.options import Scope
 from utils.records import key_of, write_frame
+from utils.responses.measures import (
+    Readout,
+    agreement_readout,
+    likelihood_readout,
+    question_readout,
+    score_prompts,
+    text_readout,
+)
+from utils.responses.preference import neutral_texts
+from utils.responses.wording import persona_prompt
+from utils.statements.questions import draw_questions, load_questions
+from utils.statements.splits import HeldOut
 
 # Cells that are run and written together: what an interruption costs at most.
 _TOGETHER = 25
+
+# Statements of a side that means are taken over.
+_BACKGROUND = 40
+
+
+@dataclass(frozen=True)
+class PersonaPrompts:
+    """What the statements of a persona say.
+
+    Attributes
+    ----------
+    h1, h0
+        Of the pairs that are measured on, pair by pair.
+    rest_h1, rest_h0
+        Some of the others.
+    """
+
+    persona: str
+    h1: tuple[str, ...]
+    h0: tuple[str, ...]
+    rest_h1: tuple[str, ...]
+    rest_h0: tuple[str, ...]
+
+    @classmethod
+    def of(cls, held: HeldOut, texts: Sequence[str]) -> "PersonaPrompts":
+        """``texts`` are those of all statements, in their order."""
+
+        def pick(places: np.ndarray) -> tuple[str, ...]:
+            return tuple(texts[int(at)] for at in places)
+
+        rest_h1, rest_h0 = (
+            # Spread over all, as the order goes by persona where several make up a side.
+            pick(side[np.linspace(0, len(side) - 1, min(_BACKGROUND, len(side))).astype(int)])
+            for side in (held.rest.h1, held.rest.h0)
+        )
+        return cls(held.persona, pick(held.h1), pick(held.h0), rest_h1, rest_h0)
+
+    def readout(self, tokenizer: PreTrainedTokenizerBase, check: Check, texts: Sequence[str] | None = None) -> Readout:
+        """A check's measure of other texts, or of the measured ones, the persona's before those of the other side."""
+        make = likelihood_readout if check.measure == "likelihood" else agreement_readout
+        system = persona_prompt(self.persona) if check.prompt == "persona" else None
+        return make(tokenizer, [*self.h1, *self.h0] if texts is None else texts, system=system)
+
+    def difference(self, scores: Float[np.ndarray, "n prompts"]) -> Float[np.ndarray, "n pairs"]:
+        """The persona's statement minus the other one, of scores of the measured texts."""
+        return scores[:, : len(self.h1)] - scores[:, len(self.h1) :]
+
+
+def find_replacements(
+    lm: LanguageModel, prompts: PersonaPrompts, check: Check, layer: int, *, scope: Scope = "all", rng: int = 0
+) -> Replacements:
+    """What nodes of a layer can be overwritten with in the prompts of a check, see :class:`Replacements`.
+
+    All of it comes from the same request and the same tokens as those that are changed, so that an overwritten node gets
+    a value that it could have there. Means and other statements come from under the neutral prompt also where the check
+    asks for the persona: they would keep what asking adds to all statements alike. Matched statements are under the
+    check's own prompt.
+    """
+
+    def read(asked: Check, texts: Sequence[str] | None) -> np.ndarray:
+        return mean_residuals(lm, prompts.readout(lm.tokenizer, asked, texts), layer, scope=scope)
+
+    neutral, n = replace(check, prompt="neutral"), len(prompts.h1)
+    own, h1, h0 = read(check, None), read(neutral, prompts.rest_h1), read(neutral, prompts.rest_h0)
+    generator = np.random.default_rng([rng, layer, 4])
+    other = [h0[generator.integers(len(h0), size=n)], h1[generator.integers(len(h1), size=n)]]
+    return Replacements(h0.mean(axis=0), np.concatenate(other), np.concatenate([own[n:], own[:n]]))
 
 
 def collect_values(
@@ -115,3 +202,76 @@ def _label(cells: Sequence[Cell], preference: np.ndarray, width: int) -> pd.Data
     ]
     frame = pd.DataFrame(rows).loc[np.repeat(np.arange(len(cells)), n_pairs)].reset_index(drop=True)
     return frame.assign(pair=np.tile(np.arange(n_pairs), len(cells)), value=preference.ravel())
+
+
+def measure_costs(
+    lm: LanguageModel,
+    cells: Sequence[Cell],
+    found: LayerNodes,
+    replacements: Callable[[Check], Replacements],
+    config: CausalConfig,
+    *,
+    n_bootstrap: int = 2000,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Perplexity on neutral texts and accuracy on questions under every cell of the first check of each mode.
+
+    All tokens but the first are changed, whatever the scope of the check.
+
+    Parameters
+    ----------
+    cells
+        At one layer; those of other checks are left out.
+    replacements
+        What nodes are overwritten with under a check; only means can be used on other texts, so that ``resample`` and
+        ``patch`` are left out.
+
+    Returns
+    -------
+    DataFrame
+        One row a mode and selector, random sets together: ``mode, strength, selector, n_sets``; ``perplexity`` and
+        ``perplexity_ratio`` to the model as it is, ``accuracy`` and ``accuracy_change``, both changes with ``_low`` and
+        ``_high`` (95 %, bootstrap over texts and questions). The model as it is has a row of selector ``none``.
+    """
+    questions = draw_questions(load_questions(), config.n_cost, rng=config.seed)
+    texts = text_readout(lm.tokenizer, neutral_texts(questions))
+    asked = question_readout(lm.tokenizer, questions)
+    kept = [cell for cell in cells if cell.check in first_checks(config) and cell.check.mode in ("steer", "ablate")]
+    changes = [Intervention(found.layer)]
+    changes += [make_intervention(cell, found, lambda: replacements(cell.check)) for cell in kept]  # noqa: B023
+    options = {"scope": "all", "progress": progress}
+    likelihood = score_interventions(lm, texts, changes, name="neutral texts", **options)
+    correct = score_interventions(lm, asked, changes, name="questions", **options)
+    labels = pd.DataFrame(
+        [("", 0.0, CLEAN), *((cell.check.mode, cell.strength, cell.selector) for cell in kept)],
+        columns=["mode", "strength", "selector"],
+    )
+    weights = resample_weights(len(questions), n_bootstrap, config.seed)
+    rows = []
+    for (mode, strength, selector), group in labels.groupby(["mode", "strength", "selector"], sort=False):
+        at = group.index.to_numpy()
+        change, low, high = _compare(correct[at].mean(0) - correct[0], np.ones(len(questions)), weights)
+        loss, loss_low, loss_high = _compare(likelihood[0] - likelihood[at].mean(0), texts.n_read, weights)
+        rows.append(
+            {
+                "mode": mode,
+                "strength": strength,
+                "selector": selector,
+                "n_sets": len(at),
+                "perplexity": np.exp(-likelihood[at].mean(0).sum() / texts.n_read.sum()),
+                "perplexity_ratio": np.exp(loss),
+                "perplexity_ratio_low": np.exp(loss_low),
+                "perplexity_ratio_high": np.exp(loss_high),
+                "accuracy": correct[at].mean(),
+                "accuracy_change": change,
+                "accuracy_change_low": low,
+                "accuracy_change_high": high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _compare(values: np.ndarray, sizes: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
+    """Sum of values over sum of sizes, with its interval."""
+    low, high = interval(weights @ values / (weights @ sizes))
+    return float(values.sum() / sizes.sum()), float(low), float(high)

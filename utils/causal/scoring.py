@@ -14,15 +14,13 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from utils.batches import Prefix, pad_right, repeat_prefix, share_prefix, thin_prefix
 from utils.causal.interventions import Intervention, check_interventions, scope_mask
 from utils.models.components import hook_component, start_at
-from utils.models.load import LanguageModel
+from utils.models.forward import Prefix, batch_rows, pad_right, repeat_prefix, share_prefix, thin_prefix, token_budget
+from utils.models.language_model import LanguageModel
 from utils.models.prompts import Prompt
 from utils.options import Scope
-from utils.prompt_batches import batch_rows, token_budget
-from utils.prompt_scores import check_finite, check_prompts, logits_budget, read_batch
-from utils.responses.measures import Readout
+from utils.responses.measures import Readout, check_finite, check_prompts, logits_budget, read_batch
 
 
 @dataclass(frozen=True, eq=False)

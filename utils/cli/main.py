@@ -94,7 +94,7 @@ def study(
     jobs: Annotated[int, typer.Option(min=0, help="Threads of the scan; 0 for all cores.")] = 0,
 ) -> None:
     """Find where personas are encoded: layers, nodes, and how personas overlap."""
-    from utils.report_sections import result_table
+    from utils.study.report import result_table
     from utils.study.run import run_study
     from utils.study.settings import StudyConfig
 

@@ -44,9 +44,9 @@ def calibrate(
     """Watch what a persona's statements put into every linear layer."""
     from utils.models.load import load_model
     from utils.statements.load import load_statements
+    from utils.statements.splits import draw_parts, shuffle_sides
     from utils.subnetworks.build import calibrate as run
     from utils.subnetworks.linears import coverage
-    from utils.subnetworks.sparsity import draw_parts, shuffle_sides
 
     if other and shuffle is not None:
         raise ValueError("--shuffle swaps the sides of one persona's pairs; give it without --other.")
@@ -122,15 +122,16 @@ def evaluate(
 ) -> None:
     """Measure masks on held-out pairs beside the plain model, a system prompt and retrieved examples."""
     from utils.models.load import load_model
-    from utils.persona_prompts import persona_prompt
     from utils.records import write_frame
     from utils.responses.big_five import find_trait
-    from utils.responses.evaluation import Condition, neutral_texts, summarise
+    from utils.responses.evaluation import Condition, summarise
     from utils.responses.evaluation import evaluate as run
+    from utils.responses.preference import neutral_texts
+    from utils.responses.wording import persona_prompt
     from utils.statements.load import load_statements
     from utils.statements.questions import draw_questions, load_questions
+    from utils.statements.splits import draw_parts
     from utils.subnetworks.masks import PersonaMask
-    from utils.subnetworks.sparsity import draw_parts
 
     read = {path.stem: PersonaMask.load(path) for path in masks}
     frame = load_statements(statements, [persona])
@@ -176,8 +177,8 @@ def generate(
     dtype: Dtype = "auto",
 ) -> None:
     """Let the plain model and each mask answer, side by side."""
-    from utils.generation import generate_answer
     from utils.models.load import load_model
+    from utils.responses.answers import generate_answer
     from utils.subnetworks.masks import PersonaMask
 
     read = {path.stem: PersonaMask.load(path) for path in masks}

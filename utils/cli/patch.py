@@ -43,9 +43,8 @@ def patch(
     seed: Annotated[int, typer.Option(help="Seed of resamples and permutations.")] = 0,
 ) -> None:
     """Find which layers and heads carry an identity into the answer to a multiple-choice question."""
-    from utils.experiments.patching import flip_summary, list_changes, run_patching
+    from utils.experiments.patching import flip_summary, list_changes, run_patching, write_figures
     from utils.models.load import load_model
-    from utils.patch_figures import write_figures
     from utils.patching.alignment import SEGMENTS, check_segments
     from utils.statements.questions import load_identities, load_questions
 

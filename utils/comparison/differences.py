@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from utils.records import key_of
-from utils.statements.contrasts import label_frame, split_parts
+from utils.statements.contrasts import label_frame
+from utils.statements.splits import split_parts
 from utils.study.results import Study
-from utils.viz.nodes import short_name
+from utils.viz.style import short_name
 
 _SCAN = "p-values, precision and node sets come from another scan"
 _POWER = "the power of the scan and the precision of a random choice are not the same"

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from utils.comparison.compare import Comparison
 from utils.comparison.tables import difference_table, list_notes, persona_table, share_table, study_table
-from utils.study.figures import save_figure
 from utils.viz.comparison import plot_depth_curves, plot_detection_map, plot_study_overlaps, plot_verdicts
+from utils.viz.pages import save_figure
 
 _TABLES = ("curves", "thirds", "detection", "overlaps", "summary", "differences")
 # Pairs of personas in the figure of overlaps.

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from utils.comparison.compare import LEVEL, Comparison
-from utils.viz.nodes import short_name
+from utils.viz.style import short_name
 
 
 def comparison_table(comparison: Comparison) -> str:

@@ -1,21 +1,32 @@
-"""Do the scanned nodes matter? The whole of a causal check on a study, written to a folder as it goes."""
+"""Do the scanned nodes matter? The whole of a causal check on a study, written to a folder as it goes.
+
+What is asked of a causal check, against the study and the model: completed, or refused before anything is run.
+"""
 
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from utils.causal.effects import RANDOM, summarise_effects
-from utils.causal.measure import ask_in_words, collect_values, run_cells
+from utils.causal.measure import (
+    PersonaPrompts,
+    ask_in_words,
+    collect_values,
+    find_replacements,
+    measure_costs,
+    run_cells,
+)
 from utils.causal.plan import (
     Cell,
     Replacements,
@@ -26,20 +37,19 @@ from utils.causal.plan import (
     plan_strengths,
 )
 from utils.causal.scoring import CachedPrompts, cache_prompts
-from utils.causal.settings import CausalConfig, Check
-from utils.causal_costs import measure_costs
-from utils.causal_prompts import PersonaPrompts, find_replacements
-from utils.causal_requests import check_rest, complete_config, rank_personas
-from utils.models.load import LanguageModel
+from utils.causal.settings import CausalConfig, Check, parse_check
+from utils.intervals import FEWEST
+from utils.models.language_model import LanguageModel
 from utils.nodes.controls import scanned_nodes
 from utils.nodes.scans import LayerNodes, scan_layer
 from utils.nodes.sets import NodeSet
-from utils.persona_prompts import persona_prompt
+from utils.options import Scope
 from utils.records import key_of, replace_text, write_frame
-from utils.statements.contrasts import find_contrasts, restrict, split_parts
-from utils.statements.splits import HeldOut, hold_out
-from utils.study.results import Study
-from utils.study.settings import StudyConfig, scan_options
+from utils.responses.wording import persona_prompt
+from utils.statements.contrasts import find_contrasts, restrict
+from utils.statements.splits import HeldOut, hold_out, split_parts
+from utils.study.results import Study, key_of_study
+from utils.study.settings import StudyConfig, needed_h0, scan_options
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +67,7 @@ class CausalResult:
     effects
         What that returns.
     costs
-        See :func:`utils.causal_costs.measure_costs`; None where it was left out.
+        See :func:`utils.causal.measure.measure_costs`; None where it was left out.
     nodes
         ``layer, size, selector, node, sign`` of every set that was chosen.
     """
@@ -173,12 +183,6 @@ def run_causal(
     return result
 
 
-def key_of_study(study: Study) -> str:
-    """Changes with the activations of a study, with its statements, and with its options."""
-    acts = study.activations
-    return key_of(acts.attrs, acts["statement"].to_numpy(), acts["text"].to_numpy(), study.config, study.best_layer)
-
-
 def open_causal(folder: str | Path) -> CausalResult:
     """Read back what :func:`run_causal` wrote.
 
@@ -234,3 +238,83 @@ def _list_nodes(cells: Sequence[Cell]) -> pd.DataFrame:
         for node, sign in sorted(cell.nodes)
     ]
     return pd.DataFrame(rows).drop_duplicates(ignore_index=True)
+
+
+def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> CausalConfig:
+    """The options with the persona filled in, and nothing in them twice.
+
+    Raises
+    ------
+    ValueError
+        A study of another model or from arrays, an unknown persona, layer, check or scope, or a number that cannot be.
+    """
+    if not study.record["has_texts"]:
+        raise ValueError("the study began from arrays and holds no statements to ask the model about.")
+    _check_model(lm, study)
+    _check_numbers(config)
+    layers = study.activations["layer"].to_numpy().tolist()
+    if study.config["position"] == "last":
+        layers = [layer for layer in layers if layer]  # the same for every statement there
+    wanted = [*([config.layer] if config.layer is not None else []), *config.layers]
+    if outside := [layer for layer in wanted if layer not in layers]:
+        there = ", ".join(map(str, layers))
+        raise ValueError(f"layers {outside} have no activations to choose nodes on; the study has {there}.")
+    persona = config.persona
+    if persona is None:
+        persona = rank_personas(study)[0]
+    if persona not in study.personas:
+        raise ValueError(f"the study has no persona {persona!r}; it has {', '.join(study.personas)}.")
+    return replace(config, persona=persona, checks=tuple(dict.fromkeys(config.checks)))
+
+
+def rank_personas(study: Study) -> list[str]:
+    """The personas of a study by the p-values of its scans, the smallest first."""
+    at_best = study.detection[study.detection["layer"] == study.best_layer]
+    return at_best.sort_values("p_value", kind="stable")["persona"].tolist()
+
+
+def check_rest(held: HeldOut, options: StudyConfig) -> None:
+    """Refuse to hold out so many pairs that the rest does not suffice for a scan with the study's options."""
+    rest, needed = held.rest, needed_h0(options, paired=held.rest.paired)
+    if len(rest.h0) < needed or len(rest.h1) < options.n_anomalous:
+        unit = "pairs" if rest.paired else "H0 statements"
+        most = len(held.h1) - (needed - len(rest.h0))
+        advice = f"measure on at most {most} pairs" if most >= FEWEST else "a study of more statements is needed"
+        raise ValueError(
+            f"holding out {len(held.h1)} pairs of persona {held.persona!r} leaves {len(rest.h0)} {unit} to choose nodes on, "
+            f"too few for the study's scans; {advice}."
+        )
+
+
+def _check_model(lm: LanguageModel, study: Study) -> None:
+    made = study.record["activations"]
+    if made.get("fingerprint") == lm.fingerprint:
+        return
+    dtype = str(lm.dtype).removeprefix("torch.")
+    if made.get("model") == lm.name and made.get("model_dtype") != dtype:
+        raise ValueError(
+            f"{study.folder} was made with {lm.name} in {made.get('model_dtype')} and this is {dtype}; load the model in "
+            "the study's dtype."
+        )
+    raise ValueError(
+        f"{study.folder} is a study of another model ({made.get('model')}, weights {made.get('fingerprint')}); this is "
+        f"{lm.name}, weights {lm.fingerprint}. Load the study's model."
+    )
+
+
+def _check_numbers(config: CausalConfig) -> None:
+    if not config.checks:
+        raise ValueError("there is nothing to check; give at least one check such as steer/likelihood/neutral.")
+    for check in config.checks:
+        parse_check(str(check))
+    if config.scope not in get_args(Scope):
+        raise ValueError(f"unknown scope {config.scope!r}; expected {', '.join(get_args(Scope))}.")
+    if config.n_pairs < FEWEST:
+        raise ValueError(f"n_pairs must be at least {FEWEST}, not {config.n_pairs}: fewer give no interval.")
+    for name, least in (("n_random", 1), ("n_curve", 1), ("n_matched", 0), ("n_cost", 0), ("permutations", 0)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(config, name)}.")
+    if wrong := [strength for strength in (config.strength, *config.strengths) if not math.isfinite(strength)]:
+        raise ValueError(f"strengths must be finite numbers, not {wrong[0]}.")
+    if wrong := [size for size in config.sizes if size < 1]:
+        raise ValueError(f"set sizes must be at least 1, not {wrong[0]}.")

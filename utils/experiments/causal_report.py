@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from utils.causal.effects import ASKED, CHECK, TURNED, adjust_checks
 from utils.experiments.causal import CausalResult
-from utils.study.figures import save_figure
 from utils.study.results import Study
 from utils.viz.causal import describe_check, plot_controls, plot_costs, plot_dose, plot_effect_layers
+from utils.viz.pages import save_figure
 from utils.viz.style import short_name
 
 _LEVEL = 0.05

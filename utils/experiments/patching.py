@@ -1,4 +1,7 @@
-"""The whole of a patching experiment on one pair of identities, written to a folder as tables and figures."""
+"""The whole of a patching experiment on one pair of identities, written to a folder as tables and figures.
+
+The figures of a patching run, written beside its tables.
+"""
 
 import importlib.metadata
 import json
@@ -10,23 +13,32 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from utils.layers.depth import THIRDS
-from utils.models.load import LanguageModel
+from utils.layers.thirds import THIRDS
+from utils.models.language_model import LanguageModel
 from utils.options import Component, Segment
-from utils.patch_claims import CLAIMS, check_groups, check_thirds
 from utils.patching.attention import compare_groups, persona_attention
 from utils.patching.attribution import attribute, rank_agreement
-from utils.patching.effects import CELL, choose_questions, summarise_cells
+from utils.patching.effects import CELL, CLAIMS, check_groups, check_thirds, choose_questions, summarise_cells
 from utils.patching.grid import list_cells, patch_questions
 from utils.patching.logit_terms import persona_terms
 from utils.patching.runs import Cell
-from utils.records import replace_text, write_frame
+from utils.records import replace_text, write_beside, write_frame
 from utils.responses.answers import LOGITS, answer_questions, compare_answers
 from utils.responses.wording import LETTERS, check_identities, identity_prompt
+from utils.viz.patching import (
+    plot_agreement,
+    plot_claims,
+    plot_group_attention,
+    plot_head_map,
+    plot_patch_grid,
+    plot_terms,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -202,3 +214,36 @@ def list_changes(changes: pd.DataFrame) -> pd.DataFrame:
     # The source is a group of its own, which would say the same twice.
     shown = shown.join(changes[["gained", "lost", "p_value", "p_adjusted"]])
     return shown[(changes["kind"] == "identity") | (changes["group"] != "source")]
+
+
+def write_figures(result: PatchingResult) -> list[Path]:
+    """Draw every figure of a run and write it as PNG; flipped and fallback questions apart."""
+    tables = result.tables
+    written = []
+    for fallback, own in tables["grid"].groupby("fallback"):
+        kind = "-fallback" if fallback else ""
+        heads = tables["heads"][tables["heads"]["fallback"] == fallback]
+        terms = tables["terms"][tables["terms"]["fallback"] == fallback]
+        drawn = {
+            "grid": plot_patch_grid(own)[0],
+            "direct": plot_patch_grid(own[own["segment"] == "last"], value="direct")[0],
+        }
+        drawn |= {"heads": plot_head_map(heads), "terms": plot_terms(terms)}
+        if "claims" in tables:
+            claimed = tables["claim_layers"]
+            drawn["claims"] = plot_claims(claimed[claimed["fallback"] == fallback])[0]
+        drawn |= {"attribution": plot_agreement(own, tables["attribution"])}
+        written += [_write(ax.figure, result.folder / f"{name}{kind}.png") for name, ax in drawn.items()]
+    if "group_heads" in tables:
+        first = tables["group_heads"].drop_duplicates(["layer", "head"]).head(6)
+        heads = list(zip(first["layer"], first["head"], strict=True))
+        ax = plot_group_attention(tables["attention"], heads).flat[0]
+        written.append(_write(ax.figure, result.folder / "group_attention.png"))
+    return written
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    with write_beside(path) as beside:
+        figure.savefig(beside, format="png", dpi=150)
+    plt.close(figure)
+    return path

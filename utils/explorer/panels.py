@@ -13,7 +13,7 @@ from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
 from utils.explorer.rescan import NODE_SHARE, Rescan
-from utils.viz.nodes import NEGATIVE, NULL, POSITIVE
+from utils.viz.style import NEGATIVE, NULL, POSITIVE
 
 _SIZE = (9.4, 5.6)
 

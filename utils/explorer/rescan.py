@@ -16,7 +16,8 @@ from deepscan import ScanRuns, detect
 from utils.layers.reduction import reduce
 from utils.nodes.sets import node_frequencies, node_sets, null_set_size
 from utils.options import PartName, ScoreName, Tail
-from utils.statements.contrasts import Contrast, find_contrasts, restrict, split_parts
+from utils.statements.contrasts import Contrast, find_contrasts, restrict
+from utils.statements.splits import split_parts
 
 NODE_SHARE = 0.5
 

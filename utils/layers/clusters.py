@@ -5,10 +5,15 @@ of them, in every metric and in PCA space too, follow from one Gram matrix and a
 
 A labelling is a column of ``members``, (class, n, labelling): 1 where a row belongs to the class, else 0. A row that
 belongs to no class is left out. Every class needs two rows or more.
+
+Who belongs where: the true labels, the same with one unit left out, and shuffled ones, side by side as columns.
+
+The columns of ``members`` are in this order throughout: the truth, one column a left-out unit, then the shuffled
+labels. A unit is a pair, or a single statement.
 """
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.linalg import eigh
 
 CLASS_METRICS = ("silhouette", "calinski_harabasz", "davies_bouldin")
@@ -137,3 +142,58 @@ def _mmd(gram: np.ndarray, members: np.ndarray, units: np.ndarray) -> np.ndarray
     sums, counts = (np.einsum("ank,bnk->abk", members, matrix @ members) for matrix in (kernel, compared))
     mean = sums / counts
     return mean[0, 0] + mean[1, 1] - 2 * mean[0, 1]
+
+
+def flip_sides(
+    labels: Bool[np.ndarray, "n"], units: Int[np.ndarray, "n"], n_flips: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "n flips"]:
+    """Labels as they could have been without an effect.
+
+    A unit with both sides has them swapped or not; units with one side only, such as single statements, exchange theirs.
+    """
+    first = np.unique(units, return_index=True)[1]
+    n_units = len(first)
+    n_h1, n_rows = np.bincount(units, labels, minlength=n_units), np.bincount(units, minlength=n_units)
+    single = (n_h1 == 0) | (n_h1 == n_rows)
+    flipped = np.empty((len(labels), n_flips), bool)
+    for flip in range(n_flips):
+        flipped[:, flip] = labels
+        if not single.all():
+            flipped[:, flip] ^= ((rng.random(n_units) < 0.5) & ~single)[units]
+        if single.any():
+            exchanged = labels[first]
+            exchanged[single] = rng.permutation(exchanged[single])
+            flipped[:, flip] = np.where(single[units], exchanged[units], flipped[:, flip])
+    return flipped
+
+
+def stack_members(
+    labels: Bool[np.ndarray, "n"] | Int[np.ndarray, "n"],
+    units: Int[np.ndarray, "n"],
+    shuffled: Bool[np.ndarray, "n s"] | Int[np.ndarray, "n s"],
+) -> Float[np.ndarray, "c n k"]:
+    """Class memberships (see :mod:`utils.layers.clusters`) of the truth, of each left-out unit, and of shuffled labels."""
+    n_units = int(units.max()) + 1
+    columns = np.hstack([np.repeat(labels[:, None], 1 + n_units, axis=1), shuffled])
+    present = np.ones(columns.shape, bool)
+    present[:, 1 : 1 + n_units] = units[:, None] != np.arange(n_units)
+    return np.stack([((columns == label) & present).astype(float) for label in np.unique(labels)])
+
+
+def draw_halves(
+    labels: Bool[np.ndarray, "n"], units: Int[np.ndarray, "n"], n_halves: int, rng: np.random.Generator
+) -> Float[np.ndarray, "2 n halves"]:
+    """Class memberships of the two sides in random halves of the units (one more of an odd number).
+
+    Units with both sides are halved together, units with one side only within their side.
+    """
+    n_units = int(units.max()) + 1
+    n_h1, n_rows = np.bincount(units, labels, minlength=n_units), np.bincount(units, minlength=n_units)
+    stratum = np.where(n_h1 == 0, 0, np.where(n_h1 == n_rows, 1, 2))
+    half = np.zeros((n_units, n_halves), bool)
+    for column in half.T:
+        for kind in np.unique(stratum):
+            own = np.flatnonzero(stratum == kind)
+            column[rng.permutation(own)[: (len(own) + 1) // 2]] = True
+    present = half[units]
+    return np.stack([present & (labels == side)[:, None] for side in (False, True)]).astype(float)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from utils.labellings import null_band
+from utils.intervals import null_band
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def plan_probes(
     units
         The pair (or single statement) of each row, from 0 up: never split over folds, resampled as a whole.
     shuffled
-        Labels for the baseline, see :func:`utils.labellings.flip_sides`. Folds are balanced over the classes and
+        Labels for the baseline, see :func:`utils.layers.clusters.flip_sides`. Folds are balanced over the classes and
         therefore drawn for each of them.
 
     Raises

@@ -6,8 +6,16 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from utils.labellings import describe, describe_nothing, draw_halves, flip_sides, stack_members
-from utils.layers.clusters import CLUSTER_METRICS, cluster_metrics, gram_matrix, principal_gram
+from utils.intervals import describe, describe_nothing
+from utils.layers.clusters import (
+    CLUSTER_METRICS,
+    cluster_metrics,
+    draw_halves,
+    flip_sides,
+    gram_matrix,
+    principal_gram,
+    stack_members,
+)
 from utils.layers.probes import ProbePlan, plan_probes, probe_scores
 from utils.layers.reduction import reduce
 from utils.statements.contrasts import Contrast, find_contrasts

@@ -17,13 +17,12 @@ import xarray as xr
 from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
-from utils.labellings import stack_members
-from utils.layers.clusters import distances, gram_matrix, mean_silhouettes
-from utils.layers.depth import THIRDS, find_third
+from utils.layers.clusters import distances, gram_matrix, mean_silhouettes, stack_members
 from utils.layers.separation import check_contrast
 from utils.options import Verdict
 from utils.statements.contrasts import Contrast, find_contrasts
 
+THIRDS = ("first", "middle", "last")
 _QUANTITIES = (*THIRDS, "d")
 _Z95 = 1.959963984540054
 
@@ -154,3 +153,8 @@ def judge_interval(low: float, high: float) -> Verdict:
     if low > 0:
         return "supported"
     return "not supported" if high < 0 else "mixed"
+
+
+def find_third(layer: int, n_layers: int) -> int:
+    """The third, 0 to 2, in which the relative depth of layer 1 to ``n_layers`` lies: up to 1/3, up to 2/3, beyond."""
+    return (3 * layer - 1) // n_layers

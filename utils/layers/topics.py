@@ -6,8 +6,8 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from utils.labellings import describe, describe_nothing, stack_members
-from utils.layers.clusters import CLASS_METRICS, class_metrics, gram_matrix
+from utils.intervals import describe, describe_nothing
+from utils.layers.clusters import CLASS_METRICS, class_metrics, gram_matrix, stack_members
 from utils.layers.probes import ProbePlan, class_probe_scores, plan_probes
 from utils.layers.separation import SMALLEST_SIDE
 from utils.statements.load import check_names

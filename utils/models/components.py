@@ -14,7 +14,7 @@ import torch
 
 from utils.models.anatomy import Addition
 from utils.models.hooks import hook_inputs, hook_outputs, replace_forward
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.options import Component
 
 Act = Callable[[int, torch.Tensor], torch.Tensor | None]

@@ -1,15 +1,28 @@
-"""The model's own logits at one token of each prompt."""
+"""The model's own logits at one token of each prompt.
 
-from typing import Any
+Prompts of many lengths in batches of few.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 
 from utils.models.hooks import hook_inputs, hook_outputs
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
+from utils.models.prompts import Prompt
 
 # A power of two, small enough for any cap on the logits to be linear there and exact in every dtype.
 _SMALL = 2.0**-10
+
+# Copying the keys and values for each batch costs something too: below this share it is not worth it.
+_SHORTEST_PREFIX, _SMALLEST_SHARE = 16, 0.3
+
+# Padded tokens a batch: on a CPU larger batches gain nothing, a GPU wants more.
+_CPU_TOKENS, _GPU_TOKENS = 1024, 16384
 
 
 def logits_at(
@@ -44,3 +57,120 @@ def logit_scale(lm: LanguageModel) -> float:
     with torch.inference_mode(), hook_outputs({0: lm.head}, lambda _key, out: torch.full_like(out, _SMALL)):
         logits = lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         return float(logits.float().mean()) / _SMALL
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The tokens with which all prompts begin, and the keys and values that they leave behind; maybe none."""
+
+    ids: tuple[int, ...] = ()
+    cache: Any = None
+
+
+def share_prefix(lm: LanguageModel, prompts: Sequence[Prompt]) -> Prefix:
+    """Run the common beginning of the prompts once, where it is long enough to pay.
+
+    It ends before the first token of any statement, so that every position that can be asked for lies behind it.
+    """
+    if not prompts:
+        return Prefix()
+    length = _common_length([prompt.ids[: prompt.start] for prompt in prompts])
+    mean = sum(len(prompt.ids) for prompt in prompts) / len(prompts)
+    if len(prompts) == 1 or length < _SHORTEST_PREFIX or length < _SMALLEST_SHARE * mean:
+        return Prefix()
+    return run_prefix(lm, prompts[0].ids[:length])
+
+
+def run_prefix(lm: LanguageModel, ids: tuple[int, ...]) -> Prefix:
+    """Run the tokens with which prompts begin; no prefix where there are none, or their cache cannot be handed on."""
+    if not ids:
+        return Prefix()
+    given = torch.tensor([ids], device=lm.device)
+    with torch.inference_mode():
+        output = lm.decoder(input_ids=given, attention_mask=torch.ones_like(given), use_cache=True)
+    cache = getattr(output, "past_key_values", None)
+    # Recurrent states and other caches cannot be handed to each row of a batch.
+    return Prefix(ids, cache) if hasattr(cache, "batch_repeat_interleave") else Prefix()
+
+
+def repeat_prefix(prefix: Prefix, mask: torch.Tensor, times: int | None = None) -> dict[str, Any]:
+    """Attention mask, and keys and values, for a batch of which ``mask`` (row, token) tells the real tokens.
+
+    Each row of the prefix is repeated ``times`` over, by default as often as there are rows.
+    """
+    if not prefix.ids:
+        return {"attention_mask": mask, "use_cache": False}
+    # A copy, as the pass appends to what it is given.
+    cache = copy.deepcopy(prefix.cache)
+    cache.batch_repeat_interleave(len(mask) if times is None else times)
+    full = torch.cat([mask.new_ones(len(mask), len(prefix.ids)), mask], dim=1)
+    return {"attention_mask": full, "past_key_values": cache, "use_cache": True}
+
+
+def thin_prefix(prefix: Prefix, layer: int) -> Prefix:
+    """The prefix for passes that begin at a layer: below it one number a token is kept, which tells only the length."""
+    if not prefix.ids:
+        return prefix
+    cache = copy.copy(prefix.cache)
+    below = [copy.copy(each) for each in cache.layers[:layer]]
+    for each in below:
+        each.keys, each.values = each.keys[:, :1, :, :1].clone(), each.values[:, :1, :, :1].clone()
+    cache.layers = below + cache.layers[layer:]
+    return Prefix(prefix.ids, cache)
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, each (batch, token).
+
+    Padding goes on the right: a causal model's real tokens never see it, and position ids need no shift.
+    """
+    ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _common_length(rows: Sequence[tuple[int, ...]]) -> int:
+    # What the first and the last in order have in common, all between them have too.
+    first, last = min(rows), max(rows)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def token_budget(device: torch.device) -> int:
+    """Padded tokens a forward pass that suit a device."""
+    return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+
+
+def batch_rows(
+    lengths: Sequence[int], batch_size: int | Literal["auto"], device: torch.device, *, max_tokens: int | None = None
+) -> list[list[int]]:
+    """Places of prompts by batch, shortest first, so that there is little padding.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each prompt.
+    batch_size
+        Prompts a batch; ``auto`` fills each up to a number of padded tokens that suits the device.
+    max_tokens
+        That number, where memory asks for another.
+
+    Raises
+    ------
+    ValueError
+        A batch size below 1.
+    """
+    if batch_size != "auto" and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 or 'auto', not {batch_size}.")
+    budget = max_tokens or token_budget(device)
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (lengths[row], row)):
+        held = len(batches[-1]) if batches else 0
+        # The prompt at hand is the longest so far, so that its length is the width of the batch.
+        full = held * lengths[row] + lengths[row] > budget if batch_size == "auto" else held >= batch_size
+        if not batches or full:
+            batches.append([])
+        batches[-1].append(row)
+    return batches

@@ -3,162 +3,27 @@
 Layer numbering, used everywhere: layer k is the raw residual stream after decoder block k, layer 0 is what enters
 block 1. This is the numbering of ``hidden_states`` in transformers, except that the last layer here is *before* the
 final norm.
+
+Devices and dtypes by name, and telling a lack of memory from other errors.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from utils.devices import resolve_device, resolve_dtype
-from utils.models.anatomy import Anatomy, find_anatomy, find_blocks
 from utils.models.checkpoints import explain_missing, locate_model
+from utils.models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, eq=False)
-class LanguageModel:
-    """A causal language model, its tokenizer, and where its parts are.
-
-    Attributes
-    ----------
-    model, tokenizer
-        As transformers loaded them; the model is in evaluation mode.
-    name, revision
-        What it was loaded as, for records.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    revision: str | None = None
-
-    @cached_property
-    def blocks(self) -> nn.ModuleList:
-        """The decoder blocks, first to last."""
-        return find_blocks(self.model)
-
-    @property
-    def n_layers(self) -> int:
-        """Number of decoder blocks L; layers run from 0 to L."""
-        return len(self.blocks)
-
-    @cached_property
-    def d_model(self) -> int:
-        """Width of the residual stream, from the embedding weights' model dimension in the config."""
-        return self.model.config.get_text_config().hidden_size
-
-    @cached_property
-    def n_heads(self) -> int:
-        """Attention heads (query heads) a layer."""
-        return self.model.config.get_text_config().num_attention_heads
-
-    @cached_property
-    def n_kv_heads(self) -> int:
-        """Key and value heads a layer; fewer than ``n_heads`` with grouped-query attention."""
-        held = (self.anatomy.qkv_width / self.head_dim - self.n_heads) / 2
-        named = getattr(self.model.config.get_text_config(), "num_key_value_heads", None)
-        if named is None:
-            # Some configs do not tell, or have a number that the model does not use.
-            return int(held)
-        if named != held:
-            logger.warning(
-                "%s: the matrices before the attention are not those of %d key-value heads", self.name, named
-            )
-        return named
-
-    @cached_property
-    def head_dim(self) -> int:
-        """Width of a head at the attention's output projection, which need not be ``d_model / n_heads``.
-
-        Raises
-        ------
-        ValueError
-            The heads of the config do not divide the projection's input.
-        """
-        width = self.anatomy.head_width
-        named = getattr(self.model.config.get_text_config(), "head_dim", None) or width // self.n_heads
-        if width % self.n_heads:
-            raise ValueError(
-                f"{self.name}: the config has {self.n_heads} heads, which do not divide the {width} inputs of "
-                f"{self.anatomy.projection}."
-            )
-        if named * self.n_heads != width:
-            logger.warning(
-                "%s: the config says heads of width %d, the weights %d", self.name, named, width // self.n_heads
-            )
-        return width // self.n_heads
-
-    @cached_property
-    def anatomy(self) -> Anatomy:
-        """Where the parts of a block, the final norm and what they add up to are; see :mod:`utils.models.anatomy`."""
-        return find_anatomy(self.model)
-
-    @property
-    def final_norm(self) -> nn.Module:
-        """The norm between the last block and the head; an identity where there is none."""
-        path = self.anatomy.final_norm
-        return nn.Identity() if path is None else self.model.get_submodule(path)
-
-    @property
-    def head(self) -> nn.Module:
-        """The language-modelling head: normed residual stream in, logits out (before any scaling or capping)."""
-        return cast(nn.Module, self.model.get_output_embeddings())
-
-    @cached_property
-    def decoder(self) -> nn.Module:
-        """The model without its language-modelling head."""
-        return self.model.base_model
-
-    @property
-    def embedding(self) -> nn.Embedding:
-        """The token embedding."""
-        return cast(nn.Embedding, self.model.get_input_embeddings())
-
-    @property
-    def device(self) -> torch.device:
-        """Where token ids must go."""
-        weight = self.embedding.weight
-        # Weights that accelerate keeps elsewhere until they are needed lie on no device.
-        return torch.device(cast(Any, self.embedding)._hf_hook.execution_device) if weight.is_meta else weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the embedding, taken as the model's."""
-        return self.embedding.weight.dtype
-
-    @cached_property
-    def max_tokens(self) -> int | None:
-        """The context window in tokens, where the config tells."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-
-    @property
-    def fingerprint(self) -> str:
-        """A key of the architecture and of the weights as they are now (from a sample of every weight matrix)."""
-        config = self.model.config.to_dict()
-        for name in ("_name_or_path", "transformers_version", "_attn_implementation", "use_cache"):
-            config.pop(name, None)
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-        for name, weight in self.model.named_parameters():
-            if weight.is_meta:
-                digest.update(f"{name}{self.name}{self.revision}".encode())
-                continue
-            flat = weight.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 64)][:64].to(device="cpu", dtype=torch.float32)
-            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-            digest.update(sample.numpy().tobytes())
-        return digest.hexdigest()[:16]
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load_model(
@@ -272,3 +137,44 @@ def _read_tokenizer(name: str, source: str, options: dict[str, Any]) -> PreTrain
         return transformers.AutoTokenizer.from_pretrained(source, **options)
     except ValueError as error:
         raise ValueError(f"{name} has no tokenizer that transformers can read: {error}") from error
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """Turn ``None``, ``"auto"`` or a name into a device that is there."""
+    if device in (None, "auto"):
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; expected auto, cpu, cuda, cuda:N or mps.") from None
+    present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if not present.get(chosen.type, lambda: True)():
+        raise ValueError(f"device {device!r} is not available on this machine; use --device cpu.")
+    return chosen
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
+    """What transformers is to load: by default float32 on a CPU and the checkpoint's own dtype elsewhere."""
+    if dtype is None or dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; expected one of {', '.join(_DTYPES)}.")
+    return _DTYPES[dtype]
+
+
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a forward pass failed for lack of memory; MPS and the CPU say so in the text of a plain error only."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def free_cached_memory() -> None:
+    """Hand memory that torch keeps for later back to the accelerator."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -1,6 +1,8 @@
 from .scans import scan_layer as scan_layer
+from .scans import summarise as summarise
 from .selectors import compare_selectors as compare_selectors
 from .selectors import select_nodes as select_nodes
+from .sets import NodeSet as NodeSet
 from .sets import membership as membership
 from .sets import node_frequencies as node_frequencies
 from .sets import node_profiles as node_profiles

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
+from scipy.stats import false_discovery_control
 
 from deepscan import ScanRuns, detect
 from utils.nodes.controls import scanned_nodes, simple_sets
-from utils.nodes.sets import NodeSet
+from utils.nodes.sets import NodeSet, node_sets, null_set_size
 from utils.statements.contrasts import Contrast
+
+# With fewer background records p-values are too coarse to rank anything: none is below 1/11.
+MIN_BACKGROUND = 10
 
 
 @dataclass(frozen=True)
@@ -82,3 +87,51 @@ def scan_layer(
     h0, h1 = values[contrast.h0].astype(np.float64), values[contrast.h1].astype(np.float64)
     pairs = np.arange(len(h0)) if contrast.paired else None
     return LayerNodes(layer, h0, h1, contrast.paired, detect(h0, h1, pairs=pairs, **options))
+
+
+def summarise(runs: Mapping[int, Mapping[str, ScanRuns]], *, threshold: float) -> pd.DataFrame:
+    """Sum up the scans of every persona and layer.
+
+    Parameters
+    ----------
+    runs
+        By layer, then by persona.
+    threshold
+        Share of the runs from which a node counts as selected.
+
+    Returns
+    -------
+    DataFrame
+        One row a persona and layer. ``p_value`` is the permutation p-value of the experiment, ``p_adjusted`` the same
+        after Benjamini–Hochberg over all rows. ``score``, ``precision`` and ``recall`` are means over the mixed runs with
+        the 5th and 95th percentile of the runs as ``_low`` and ``_high``; ``null_score`` is the mean under flipped sides.
+        ``chance`` is the precision of a random choice of records. ``node_set`` is the size of the node set,
+        ``null_node_set`` its mean size under flipped sides. ``alpha`` is the median threshold,
+        ``n_records`` and ``n_nodes`` are mean sizes of the subset that a run returned.
+    """
+    rows = []
+    for layer, by_persona in runs.items():
+        for persona, scanned in by_persona.items():
+            mixed = scanned.table[scanned.table["kind"] == "mixed"]
+            null = scanned.table[scanned.table["kind"] == "null"]
+            config = scanned.config
+            row = {"persona": persona, "layer": layer, "p_value": scanned.p_value, "p_adjusted": np.nan}
+            for name in ("score", "precision", "recall"):
+                low, high = mixed[name].quantile([0.05, 0.95])
+                row |= {name: mixed[name].mean(), f"{name}_low": low, f"{name}_high": high}
+            row |= {
+                "null_score": null["score"].mean(),
+                "chance": config["n_anomalous"] / (config["n_clean"] + config["n_anomalous"]),
+                "auroc": mixed["auroc"].mean(),
+                "alpha": mixed["alpha"].median(),
+                "n_records": mixed["n_records"].mean(),
+                "n_nodes": mixed["n_nodes"].mean(),
+                "node_set": len(node_sets({persona: scanned}, threshold=threshold)[persona]),
+                "null_node_set": null_set_size(scanned, threshold=threshold) if config["n_permutations"] else np.nan,
+                "n_background": config["n_background"],
+                "n_clean": config["n_clean"],
+                "n_anomalous": config["n_anomalous"],
+            }
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.assign(p_adjusted=false_discovery_control(table["p_value"]))

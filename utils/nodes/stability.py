@@ -11,11 +11,11 @@ from scipy.stats import false_discovery_control
 from deepscan import detect
 from deepscan.splits import Labels, label_records, permute_labels, seed_sequence
 from deepscan.trials import run_parallel
+from utils.nodes.scans import MIN_BACKGROUND
 from utils.nodes.selectors import select_nodes
 from utils.nodes.sets import NodeSet, compare_sets, top_nodes
 from utils.options import SelectorName
 from utils.statements.contrasts import Contrast
-from utils.study.settings import MIN_BACKGROUND
 
 # In a half: the fewest statements to scan a side, and the usual number.
 _MIN_SCANNED = 5

@@ -1,6 +1,8 @@
 from .attention import compare_groups as compare_groups
 from .attention import persona_attention as persona_attention
 from .attribution import attribute as attribute
+from .effects import check_groups as check_groups
+from .effects import check_thirds as check_thirds
 from .effects import summarise_cells as summarise_cells
 from .grid import patch as patch
 from .logit_terms import logit_terms as logit_terms

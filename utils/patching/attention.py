@@ -11,9 +11,9 @@ from jaxtyping import Float
 from scipy.stats import false_discovery_control
 from tqdm.auto import tqdm
 
-from utils.batches import pad_right
 from utils.models.components import component_layers, hook_component
-from utils.models.load import LanguageModel
+from utils.models.forward import pad_right
+from utils.models.language_model import LanguageModel
 from utils.models.prompts import Prompt
 from utils.responses.wording import check_identities, encode_questions, identity_prompt
 

@@ -14,15 +14,14 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from utils.clean_runs import CleanRun, run_clean
 from utils.models.components import component_layers, hook_component
 from utils.models.forward import logits_at
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.options import Component, Segment
 from utils.patching.alignment import Pair, pair_prompts
 from utils.patching.effects import CELL, summarise_cells
 from utils.patching.grid import letters_of, list_cells
-from utils.patching.runs import Cell
+from utils.patching.runs import Cell, CleanRun, run_clean
 from utils.responses.answers import check_lengths
 from utils.responses.wording import identity_prompt, letter_tokens, render_questions
 

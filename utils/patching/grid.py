@@ -14,13 +14,12 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from utils.clean_runs import run_clean
 from utils.models.components import check_layers
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.options import Component, Segment
 from utils.patching.alignment import check_segments, pair_prompts
 from utils.patching.effects import CELL, choose_letters, summarise_cells
-from utils.patching.runs import Cell, Read, run_cells
+from utils.patching.runs import Cell, Read, run_cells, run_clean
 from utils.responses.answers import check_lengths
 from utils.responses.wording import LETTERS, identity_prompt, letter_tokens, render_questions
 

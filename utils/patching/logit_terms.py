@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import nn
 from tqdm.auto import tqdm
 
-from utils.clean_runs import CleanRun, run_clean
 from utils.models.forward import logit_scale
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.patching.alignment import pair_prompts
 from utils.patching.grid import letters_of
+from utils.patching.runs import CleanRun, run_clean
 from utils.responses.answers import check_lengths
 from utils.responses.wording import identity_prompt, letter_tokens, render_questions
 
@@ -32,7 +32,7 @@ def logit_terms(
     Parameters
     ----------
     run
-        From :func:`utils.clean_runs.run_clean`, with ``resid``, ``attn`` and ``mlp``.
+        From :func:`utils.patching.runs.run_clean`, with ``resid``, ``attn`` and ``mlp``.
     letters
         Two tokens; m is the first one's logit minus the second one's.
     scale

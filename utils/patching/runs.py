@@ -1,4 +1,7 @@
-"""Many patches of one prompt: rows of few forward passes, each from the layer below its patch."""
+"""Many patches of one prompt: rows of few forward passes, each from the layer below its patch.
+
+One prompt through the model as it is, with everything kept that a patch needs of it.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,14 +14,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from utils.batches import Prefix, repeat_prefix, run_prefix, thin_prefix
-from utils.clean_runs import CleanRun
-from utils.models.components import hook_component, start_at
-from utils.models.forward import logits_at
-from utils.models.load import LanguageModel
+from utils.models.components import component_layers, hook_component, start_at
+from utils.models.forward import Prefix, logits_at, repeat_prefix, run_prefix, thin_prefix, token_budget
+from utils.models.language_model import LanguageModel
+from utils.models.prompts import Prompt
 from utils.options import Component, Segment
 from utils.patching.alignment import Pair
-from utils.prompt_batches import token_budget
 
 # Reusing keys and values costs a copy of them: it pays where at least this share of the tokens need not be run.
 _SMALLEST_SHARE = 0.05
@@ -31,6 +32,41 @@ _SMALL, _SMALLEST = 4, 16
 
 Read = Callable[[torch.Tensor], np.ndarray]
 Places = dict[Segment, tuple[list[int], list[int]]]
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """A run without any change.
+
+    Attributes
+    ----------
+    values
+        ``values[component][layer]``: (token, d_model), for heads (token, n_heads, head_dim), in the model's dtype and
+        on the device of the layer.
+    logits
+        (vocabulary,) logits behind the last token.
+    """
+
+    prompt: Prompt
+    values: dict[Component, dict[int, torch.Tensor]]
+    logits: Float[torch.Tensor, " vocabulary"]
+
+
+def run_clean(lm: LanguageModel, prompt: Prompt, components: Sequence[Component]) -> CleanRun:
+    """Run one prompt and keep the values of components at every layer and token."""
+    values: dict[Component, dict[int, torch.Tensor]] = {component: {} for component in components}
+
+    def keep(component: Component, layer: int, value: torch.Tensor) -> None:
+        values[component][layer] = value[0].clone()
+
+    ids = torch.tensor([prompt.ids], device=lm.device)
+    with torch.inference_mode(), ExitStack() as stack:
+        for component in values:
+            layers = component_layers(lm, component)
+            stack.enter_context(hook_component(lm, component, layers, partial(keep, component)))
+        place = torch.tensor([len(prompt.ids) - 1])
+        logits = logits_at(lm, ids, place, attention_mask=torch.ones_like(ids))[0]
+    return CleanRun(prompt, values, logits)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 from .answers import compare_answers as compare_answers
+from .answers import generate_answer as generate_answer
 from .answers import persona_answers as persona_answers
 from .big_five import find_trait as find_trait
 from .big_five import has_items as has_items
 from .evaluation import Condition as Condition
 from .evaluation import evaluate as evaluate
-from .evaluation import neutral_texts as neutral_texts
 from .evaluation import summarise as summarise
+from .preference import neutral_texts as neutral_texts
 from .preference import perplexity as perplexity
 from .preference import self_report as self_report
 from .preference import statement_likelihood as statement_likelihood
+from .wording import examples_prompt as examples_prompt
 from .wording import identity_prompt as identity_prompt
+from .wording import persona_prompt as persona_prompt

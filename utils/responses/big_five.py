@@ -6,7 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.responses.measures import System
 from utils.responses.preference import answer_odds
 

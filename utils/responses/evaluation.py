@@ -11,24 +11,21 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from utils.intervals import interval, resample_weights
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.models.prompts import render_chat
 from utils.options import Measure
-from utils.persona_prompts import examples_prompt, retrieve_examples
 from utils.responses.answers import answer_questions
 from utils.responses.big_five import report_traits
 from utils.responses.measures import AGREEMENT
 from utils.responses.preference import (
     answer_odds,
     choose_statements,
-    pair_differences,
-    pair_sides,
     self_report,
     statement_likelihood,
     text_likelihood,
 )
-from utils.statements.questions import load_questions
-from utils.subnetworks.calibration import name_seen
+from utils.responses.wording import examples_prompt, retrieve_examples
+from utils.statements.splits import name_seen, pair_differences, pair_sides
 from utils.subnetworks.masks import PersonaMask
 
 _TIMED = 5  # answers
@@ -162,12 +159,6 @@ def summarise(
             row |= {"estimate": estimate, "low": low, "high": high}
             rows.append(row | {"change": change, "change_low": changes[0], "change_high": changes[1]})
     return pd.DataFrame(rows)
-
-
-def neutral_texts(questions: pd.DataFrame | None = None) -> list[str]:
-    """Plain sentences with nothing of a persona in them: questions with their right answers, the shipped ones by default."""
-    questions = load_questions() if questions is None else questions
-    return [f"{row['question']} {row[row['answer']]}." for _, row in questions.iterrows()]
 
 
 def _measure(

@@ -13,16 +13,18 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from utils.models.load import LanguageModel
-from utils.prompt_scores import score_prompts
+from utils.models.language_model import LanguageModel
 from utils.responses.measures import (
     System,
     agreement_readout,
     likelihood_readout,
     odds_readout,
+    score_prompts,
     spread_system,
     text_readout,
 )
+from utils.statements.questions import load_questions
+from utils.statements.splits import pair_sides
 
 CHOICE = "Which of these would you rather say? Answer with A or B.\n\nA. {first}\nB. {second}"
 
@@ -144,33 +146,11 @@ def perplexity(likelihood: pd.DataFrame) -> float:
     return math.exp(-likelihood["log_likelihood"].sum() / likelihood["tokens"].sum())
 
 
-def pair_sides(statements: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The positive and the negative statements of whole pairs, row for row, in order of appearance.
-
-    Raises
-    ------
-    ValueError
-        There are no pairs, or statements outside of them.
-    """
-    pair = statements["pair"].fillna("")
-    positive, negative = (
-        statements[statements["direction"] == side].set_index(pair[statements["direction"] == side], drop=False)
-        for side in ("positive", "negative")
-    )
-    if "" in positive.index or "" in negative.index or not len(positive) or set(positive.index) != set(negative.index):
-        raise ValueError(
-            "positive and negative statements in whole pairs are needed; see utils.contrasts.find_contrasts."
-        )
-    return positive.reset_index(drop=True), negative.loc[positive.index].reset_index(drop=True)
-
-
-def pair_differences(values: pd.DataFrame) -> pd.Series:
-    """Positive minus negative ``value`` of each pair, by pair; what :func:`choose_statements` returns is passed on."""
-    if "direction" not in values:
-        return values.set_index("pair")["value"]
-    positive, negative = pair_sides(values)
-    return pd.Series(positive["value"].to_numpy() - negative["value"].to_numpy(), index=positive["pair"], name="value")
-
-
 def _labels(statements: pd.DataFrame) -> pd.DataFrame:
     return statements[["id", "direction", "pair"]].reset_index(drop=True)
+
+
+def neutral_texts(questions: pd.DataFrame | None = None) -> list[str]:
+    """Plain sentences with nothing of a persona in them: questions with their right answers, the shipped ones by default."""
+    questions = load_questions() if questions is None else questions
+    return [f"{row['question']} {row[row['answer']]}." for _, row in questions.iterrows()]

@@ -1,12 +1,17 @@
-"""Multiple-choice questions as prompts, with or without an identity, and the tokens of the option letters."""
+"""Multiple-choice questions as prompts, with or without an identity, and the tokens of the option letters.
+
+Asking for a persona in words: a system prompt, or examples of what it says.
+"""
 
 from collections.abc import Sequence
 
 import jinja2
 import pandas as pd
+from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import PreTrainedTokenizerBase
 
 from utils.models.prompts import Prompt, encode_texts, render_chat
+from utils.statements.load import topic_of
 
 LETTERS = "ABCD"
 
@@ -125,3 +130,36 @@ def _space_before_answers(tokenizer: PreTrainedTokenizerBase) -> str:
         return ""
     before, mark, _ = text.partition(_MARK)
     return " " if mark and before.endswith(" ") and not render_chat(tokenizer, "1 + 1?")[-1].isspace() else ""
+
+
+def persona_prompt(persona: str) -> str:
+    """A system prompt that asks for a persona by its name."""
+    words = persona.replace("-", " ")
+    if persona.startswith("subscribes-to-"):
+        return f"You are someone who {words}. Speak as that person."
+    if topic_of(persona) == "personality":
+        return f"You are someone with a high degree of {words}. Speak as that person."
+    return f"You are someone who is {persona if persona.startswith('anti-') else words}. Speak as that person."
+
+
+def examples_prompt(examples: Sequence[str], system: str | None = None) -> str:
+    """A system prompt that shows what the model is to sound like, behind ``system`` where there is one."""
+    shown = "\n".join(f"- {example}" for example in examples)
+    return "\n\n".join([*([system] if system else []), f"These are things that you have said before:\n{shown}"])
+
+
+def retrieve_examples(examples: Sequence[str], queries: Sequence[str], n: int) -> list[list[str]]:
+    """The n examples nearest to each query, by the cosine of their TF-IDF vectors; ties go to the first.
+
+    Raises
+    ------
+    ValueError
+        Fewer examples than are asked for.
+    """
+    if not 1 <= n <= len(examples):
+        raise ValueError(f"{n} examples are asked for and there are {len(examples)}; expected from 1 to that.")
+    examples = list(examples)
+    vectoriser = TfidfVectorizer(sublinear_tf=True, stop_words="english").fit(examples)
+    nearness = (vectoriser.transform(queries) @ vectoriser.transform(examples).T).toarray()
+    order = (-nearness).argsort(axis=1, kind="stable")[:, :n]
+    return [[examples[place] for place in row] for row in order]

@@ -1,7 +1,6 @@
 from .contrasts import Contrast as Contrast
 from .contrasts import find_contrasts as find_contrasts
 from .contrasts import restrict as restrict
-from .contrasts import split_parts as split_parts
 from .form import form_accuracy as form_accuracy
 from .form import form_table as form_table
 from .load import load_statements as load_statements
@@ -9,4 +8,7 @@ from .questions import draw_questions as draw_questions
 from .questions import load_identities as load_identities
 from .questions import load_questions as load_questions
 from .splits import HeldOut as HeldOut
+from .splits import draw_parts as draw_parts
 from .splits import hold_out as hold_out
+from .splits import shuffle_sides as shuffle_sides
+from .splits import split_parts as split_parts

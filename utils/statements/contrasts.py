@@ -1,7 +1,6 @@
 """What is compared with what: for each persona, the statements under H1 and under H0, and the two parts of the pairs."""
 
 import logging
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -88,30 +87,6 @@ def find_contrasts(
         check_names("persona", personas, known)
     build = _by_direction if contrast == "direction" else _one_vs_rest
     return [build(frame, persona) for persona in (personas if personas is not None else known)]
-
-
-def split_parts(statements: pd.DataFrame | xr.DataArray, *, share: float = 0.25, rng: int = 0) -> np.ndarray:
-    """Draw, once, which statements are for choosing (``select``) and which for reporting (``test``).
-
-    Whole pairs are drawn within each persona, statements without a pair within each direction of each persona.
-
-    Returns
-    -------
-    ndarray
-        (n_statements,) of ``"select"`` and ``"test"``.
-    """
-    frame = label_frame(statements)
-    unit = frame["pair"].where(frame["pair"] != "", frame["id"])
-    # Units of a persona with pairs are drawn together, single statements by direction so that both sides stay filled.
-    stratum = frame["persona"] + np.where(frame["pair"] != "", "", "/" + frame["direction"])
-    part = np.full(len(frame), "test", dtype="<U6")
-    for name, units in unit.groupby(stratum, sort=False):
-        names = units.unique()
-        # A generator for each persona: what it is given does not depend on which others are there.
-        generator = np.random.default_rng([rng, zlib.crc32(str(name).encode())])
-        chosen = generator.permutation(names)[: round(share * len(names))]
-        part[unit.isin(chosen).to_numpy()] = "select"
-    return part
 
 
 def restrict(contrast: Contrast, keep: np.ndarray) -> Contrast:

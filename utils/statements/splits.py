@@ -1,10 +1,15 @@
 """The pairs that a causal check is measured on, kept apart from those that its nodes are chosen on."""
 
+import hashlib
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+import xarray as xr
 
-from utils.statements.contrasts import Contrast, restrict
+from utils.statements.contrasts import Contrast, label_frame, restrict
 
 
 @dataclass(frozen=True)
@@ -56,3 +61,112 @@ def hold_out(contrast: Contrast, part: np.ndarray, n_pairs: int, *, rng: int = 0
     keep = np.ones(len(part), dtype=bool)
     keep[np.concatenate([h0, h1])] = False
     return HeldOut(contrast.persona, h1, h0, restrict(contrast, keep))
+
+
+def name_seen(statements: pd.DataFrame | Iterable[str]) -> set[str]:
+    """Names by which statements are known again: their pairs, and digests of their texts."""
+    pairs = statements["pair"].dropna() if isinstance(statements, pd.DataFrame) and "pair" in statements else []
+    digests = (hashlib.sha256(text.strip().encode()).hexdigest()[:12] for text in _texts(statements))
+    return {*digests, *(f"pair {pair}" for pair in pairs if pair)}
+
+
+def _texts(statements: pd.DataFrame | Iterable[str]) -> list[str]:
+    if isinstance(statements, pd.DataFrame):
+        return statements["statement"].tolist()
+    return [statements] if isinstance(statements, str) else list(statements)
+
+
+def split_parts(statements: pd.DataFrame | xr.DataArray, *, share: float = 0.25, rng: int = 0) -> np.ndarray:
+    """Draw, once, which statements are for choosing (``select``) and which for reporting (``test``).
+
+    Whole pairs are drawn within each persona, statements without a pair within each direction of each persona.
+
+    Returns
+    -------
+    ndarray
+        (n_statements,) of ``"select"`` and ``"test"``.
+    """
+    frame = label_frame(statements)
+    unit = frame["pair"].where(frame["pair"] != "", frame["id"])
+    # Units of a persona with pairs are drawn together, single statements by direction so that both sides stay filled.
+    stratum = frame["persona"] + np.where(frame["pair"] != "", "", "/" + frame["direction"])
+    part = np.full(len(frame), "test", dtype="<U6")
+    for name, units in unit.groupby(stratum, sort=False):
+        names = units.unique()
+        # A generator for each persona: what it is given does not depend on which others are there.
+        generator = np.random.default_rng([rng, zlib.crc32(str(name).encode())])
+        chosen = generator.permutation(names)[: round(share * len(names))]
+        part[unit.isin(chosen).to_numpy()] = "select"
+    return part
+
+
+def draw_parts(statements: pd.DataFrame, *, n_pairs: int = 50, rng: int = 0) -> np.ndarray:
+    """Draw the pairs to calibrate on from the ``test`` pairs of the study; ``select`` pairs stay what they are.
+
+    Parameters
+    ----------
+    n_pairs
+        Pairs of each persona to calibrate on.
+
+    Returns
+    -------
+    ndarray
+        (n_statements,) of ``"calibrate"``, ``"select"`` and ``"test"``, whole pairs each.
+
+    Raises
+    ------
+    ValueError
+        Statements without a pair, or a persona with too few pairs to leave any for the test.
+    """
+    frame = label_frame(statements)
+    if (frame["pair"] == "").any():
+        raise ValueError("some statements have no pair; masks are made and measured on whole pairs.")
+    part = split_parts(statements, rng=rng).astype("<U9")
+    for persona in frame["persona"].unique():
+        free = frame.loc[(frame["persona"] == persona) & (part == "test"), "pair"].unique()
+        if not 1 <= n_pairs < len(free):
+            raise ValueError(
+                f"persona {persona!r} has {len(free)} test pairs; calibrate on 1 to {len(free) - 1} of them, not {n_pairs}."
+            )
+        # As in split_parts: what a persona is given does not depend on which others are there.
+        generator = np.random.default_rng([rng, zlib.crc32(str(persona).encode()), 1])
+        drawn = generator.permutation(free)[:n_pairs]
+        part[frame["pair"].isin(drawn).to_numpy()] = "calibrate"
+    return part
+
+
+def shuffle_sides(statements: pd.DataFrame, *, rng: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Positive and negative statements with the sides of half of the pairs, drawn at random, swapped: nothing is left to find."""
+    positive, negative = pair_sides(statements)
+    swapped = np.zeros(len(positive), bool)
+    swapped[np.random.default_rng(rng).permutation(len(positive))[: len(positive) // 2]] = True
+    first = pd.concat([positive[~swapped], negative[swapped]], ignore_index=True)
+    return first, pd.concat([negative[~swapped], positive[swapped]], ignore_index=True)
+
+
+def pair_sides(statements: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The positive and the negative statements of whole pairs, row for row, in order of appearance.
+
+    Raises
+    ------
+    ValueError
+        There are no pairs, or statements outside of them.
+    """
+    pair = statements["pair"].fillna("")
+    positive, negative = (
+        statements[statements["direction"] == side].set_index(pair[statements["direction"] == side], drop=False)
+        for side in ("positive", "negative")
+    )
+    if "" in positive.index or "" in negative.index or not len(positive) or set(positive.index) != set(negative.index):
+        raise ValueError(
+            "positive and negative statements in whole pairs are needed; see utils.contrasts.find_contrasts."
+        )
+    return positive.reset_index(drop=True), negative.loc[positive.index].reset_index(drop=True)
+
+
+def pair_differences(values: pd.DataFrame) -> pd.Series:
+    """Positive minus negative ``value`` of each pair, by pair; what :func:`choose_statements` returns is passed on."""
+    if "direction" not in values:
+        return values.set_index("pair")["value"]
+    positive, negative = pair_sides(values)
+    return pd.Series(positive["value"].to_numpy() - negative["value"].to_numpy(), index=positive["pair"], name="value")

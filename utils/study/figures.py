@@ -2,21 +2,18 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.layers.separation import reduce
 from utils.nodes.sets import node_profiles
-from utils.statements.contrasts import split_parts
+from utils.statements.splits import split_parts
 from utils.study.results import Study
-from utils.viz.nodes import (
+from utils.viz import (
     plot_detection,
     plot_embeddings,
     plot_layer_curves,
@@ -30,20 +27,9 @@ from utils.viz.nodes import (
     plot_upset,
     plot_venn,
 )
+from utils.viz.pages import FigureEntry, _figure_of, save_figure
 
 logger = logging.getLogger(__name__)
-
-_DPI = 150
-
-
-@dataclass(frozen=True)
-class FigureEntry:
-    """A figure of a study: its file name without ending, the section of the report, and one sentence of reading."""
-
-    name: str
-    section: str
-    caption: str
-    draw: Callable[[Study], Figure]
 
 
 def list_figures(study: Study) -> Iterator[FigureEntry]:
@@ -156,12 +142,6 @@ def draw_figures(study: Study) -> None:
             plt.close(figure)
 
 
-def save_figure(figure: Figure, stem: Path) -> None:
-    """Write a figure as ``<stem>.png`` and ``<stem>.svg``, without dates."""
-    figure.savefig(stem.with_suffix(".png"), dpi=_DPI, bbox_inches="tight")
-    figure.savefig(stem.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
-
-
 def _draw_layer_curves(study: Study) -> Figure:
     return plot_layer_curves(study.layers, metric="silhouette", mark=study.best_layer).flat[0].figure
 
@@ -235,9 +215,3 @@ def _venn_of(personas: list[str]) -> Callable[[Study], Figure]:
 def _topics(study: Study) -> dict[str, list[str]]:
     first = study.layers.drop_duplicates("persona")
     return {str(topic): rows["persona"].tolist() for topic, rows in first.groupby("topic", sort=False)}
-
-
-def _figure_of(ax: Axes) -> Figure:
-    figure = ax.figure
-    assert isinstance(figure, Figure)
-    return figure

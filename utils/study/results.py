@@ -1,20 +1,18 @@
 """The results of a study folder, read back for notebooks, figures and the report."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import false_discovery_control
 
 from deepscan import ScanRuns
 from utils.activations.store import open_store
-from utils.nodes.sets import NodeSet, node_sets, null_set_size
+from utils.nodes.sets import NodeSet, node_sets
+from utils.records import key_of
 
 
 @dataclass(frozen=True)
@@ -132,49 +130,7 @@ def open_study(folder: str | Path) -> Study:
     return Study(folder, record)
 
 
-def summarise(runs: Mapping[int, Mapping[str, ScanRuns]], *, threshold: float) -> pd.DataFrame:
-    """Sum up the scans of every persona and layer.
-
-    Parameters
-    ----------
-    runs
-        By layer, then by persona.
-    threshold
-        Share of the runs from which a node counts as selected.
-
-    Returns
-    -------
-    DataFrame
-        One row a persona and layer. ``p_value`` is the permutation p-value of the experiment, ``p_adjusted`` the same
-        after Benjamini–Hochberg over all rows. ``score``, ``precision`` and ``recall`` are means over the mixed runs with
-        the 5th and 95th percentile of the runs as ``_low`` and ``_high``; ``null_score`` is the mean under flipped sides.
-        ``chance`` is the precision of a random choice of records. ``node_set`` is the size of the node set,
-        ``null_node_set`` its mean size under flipped sides. ``alpha`` is the median threshold,
-        ``n_records`` and ``n_nodes`` are mean sizes of the subset that a run returned.
-    """
-    rows = []
-    for layer, by_persona in runs.items():
-        for persona, scanned in by_persona.items():
-            mixed = scanned.table[scanned.table["kind"] == "mixed"]
-            null = scanned.table[scanned.table["kind"] == "null"]
-            config = scanned.config
-            row = {"persona": persona, "layer": layer, "p_value": scanned.p_value, "p_adjusted": np.nan}
-            for name in ("score", "precision", "recall"):
-                low, high = mixed[name].quantile([0.05, 0.95])
-                row |= {name: mixed[name].mean(), f"{name}_low": low, f"{name}_high": high}
-            row |= {
-                "null_score": null["score"].mean(),
-                "chance": config["n_anomalous"] / (config["n_clean"] + config["n_anomalous"]),
-                "auroc": mixed["auroc"].mean(),
-                "alpha": mixed["alpha"].median(),
-                "n_records": mixed["n_records"].mean(),
-                "n_nodes": mixed["n_nodes"].mean(),
-                "node_set": len(node_sets({persona: scanned}, threshold=threshold)[persona]),
-                "null_node_set": null_set_size(scanned, threshold=threshold) if config["n_permutations"] else np.nan,
-                "n_background": config["n_background"],
-                "n_clean": config["n_clean"],
-                "n_anomalous": config["n_anomalous"],
-            }
-            rows.append(row)
-    table = pd.DataFrame(rows)
-    return table.assign(p_adjusted=false_discovery_control(table["p_value"]))
+def key_of_study(study: Study) -> str:
+    """Changes with the activations of a study, with its statements, and with its options."""
+    acts = study.activations
+    return key_of(acts.attrs, acts["statement"].to_numpy(), acts["text"].to_numpy(), study.config, study.best_layer)

@@ -16,15 +16,17 @@ from utils.activations.store import open_store
 from utils.layers.separation import SMALLEST_SIDE, best_layer, divergence, layer_stability
 from utils.layers.thirds import layer_thirds, model_thirds
 from utils.layers.topics import topic_divergence
+from utils.nodes.scans import summarise
 from utils.nodes.selectors import compare_selectors
 from utils.nodes.sets import node_frequencies, node_sets, overlap
 from utils.nodes.stability import node_stability
 from utils.records import StageLog, key_of, write_frame
-from utils.statements.contrasts import Contrast, find_contrasts, restrict, split_parts
+from utils.statements.contrasts import Contrast, find_contrasts, restrict
 from utils.statements.form import form_table
+from utils.statements.splits import split_parts
 from utils.study.figures import draw_figures
 from utils.study.report import write_report
-from utils.study.results import Study, open_study, summarise
+from utils.study.results import Study, open_study
 from utils.study.settings import StudyConfig, needed_h0, scan_options
 from utils.study.source import open_source
 

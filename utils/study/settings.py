@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from utils.nodes.scans import MIN_BACKGROUND
 from utils.options import ContrastName, Position, Role, ScanName, ScoreName, Tail
 
 
@@ -69,10 +70,6 @@ class StudyConfig:
     threshold: float = 0.5
     seed: int = 0
     jobs: int = 0
-
-
-# With fewer background records p-values are too coarse to rank anything: none is below 1/11.
-MIN_BACKGROUND = 10
 
 
 def needed_h0(config: StudyConfig, *, paired: bool) -> int:

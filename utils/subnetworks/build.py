@@ -12,14 +12,13 @@ import torch
 from tqdm.auto import tqdm
 
 from utils.models.components import check_layers
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.options import MaskGroup, MaskScope, MaskScore, Side
 from utils.subnetworks.calibration import SIDES, Calibration, calibrate, calibrate_labellings
 from utils.subnetworks.linears import Linear
 from utils.subnetworks.masks import PersonaMask
 from utils.subnetworks.pruning import pack, unpack
-from utils.subnetworks.selection import Block, check_sparsity, keep_all, keep_count, keep_rows
-from utils.weight_scores import ScoreRule, input_weights
+from utils.subnetworks.selection import Block, ScoreRule, check_sparsity, input_weights, keep_all, keep_count, keep_rows
 
 __all__ = ["Calibration", "PersonaMask", "calibrate", "calibrate_labellings", "contrastive_masks", "persona_mask"]
 
@@ -51,14 +50,14 @@ def persona_mask(
         Share of the weights that is cut, in [0, 1). (1 − sparsity)·n, rounded down, are kept.
     score
         ``magnitude``, ``random``, ``wanda``, ``relu``, ``softplus`` or ``disjoint``, see
-        :mod:`utils.weight_scores`. Ties, scores of 0 among them, go by |W| times the root mean square of the input on
+        :mod:`utils.subnetworks.selection`. Ties, scores of 0 among them, go by |W| times the root mean square of the input on
         the side's own tokens, and then to the first.
     group
         Among which weights the best are kept: each output ``row``, each linear ``layer``, or all of them (``global``).
     scope, layers
         As of :func:`utils.subnetworks.linears.find_linears`: other layers stay whole. A calibrated head belongs to ``all``.
     tau, length_normalised
-        As of :class:`utils.weight_scores.ScoreRule`.
+        As of :class:`utils.subnetworks.selection.ScoreRule`.
     rng
         Seed of ``random``.
 

@@ -4,26 +4,23 @@ For each side (the persona's positive and negative statements, or two personas) 
 tokens (no padding) and over statements are kept, in float64: five numbers an input, however many statements there are.
 """
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import safetensors
 import torch
 import transformers
 from jaxtyping import Float
-from safetensors.numpy import save_file
 
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.models.prompts import encode_prompts, find_template
 from utils.options import Role, Side
-from utils.records import write_beside
+from utils.records import read_record, write_record
+from utils.statements.splits import _texts, name_seen
 from utils.subnetworks.input_sums import NORM, RATE, RATE_SQUARES, SQUARES, SUM, sum_inputs
 from utils.subnetworks.linears import Linear, find_linears
 
@@ -202,43 +199,6 @@ def calibrate_labellings(
     return found
 
 
-def name_seen(statements: pd.DataFrame | Iterable[str]) -> set[str]:
-    """Names by which statements are known again: their pairs, and digests of their texts."""
-    pairs = statements["pair"].dropna() if isinstance(statements, pd.DataFrame) and "pair" in statements else []
-    digests = (hashlib.sha256(text.strip().encode()).hexdigest()[:12] for text in _texts(statements))
-    return {*digests, *(f"pair {pair}" for pair in pairs if pair)}
-
-
-def write_record(path: Path, kind: str, tensors: dict[str, np.ndarray], record: dict[str, Any]) -> None:
-    """Write tensors and, in the header, a record of a kind as a safetensors file, beside its place and then into it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_beside(path) as beside:
-        save_file(tensors, beside, metadata={kind: json.dumps(record)})
-
-
-def read_record(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors of a safetensors file and the record of that kind in its header."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}.")
-    record = None
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            held = file.metadata() or {}
-            if kind in held:
-                record = json.loads(held[kind]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} holds no {kind}, or is cut short ({error}); make it again.") from None
-    if record is None:
-        raise ValueError(f"{path} holds no {kind}, but {', '.join(held) or 'other tensors'}; give another file.")
-    return record[1], record[0]
-
-
 def read_linears(rows: list[dict[str, Any]]) -> tuple[Linear, ...]:
     """Linear layers from JSON."""
     return tuple(Linear(**{**row, "shape": tuple(row["shape"])}) for row in rows)
-
-
-def _texts(statements: pd.DataFrame | Iterable[str]) -> list[str]:
-    if isinstance(statements, pd.DataFrame):
-        return statements["statement"].tolist()
-    return [statements] if isinstance(statements, str) else list(statements)

@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from utils.batches import pad_right
+from utils.models.forward import batch_rows, pad_right
 from utils.models.hooks import hook_inputs
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.models.prompts import Prompt
-from utils.prompt_batches import batch_rows
 from utils.subnetworks.linears import Linear
 
 # Rows of the sums. Over tokens: x and x². Over prompts, ‖x‖ being the norm over one prompt's tokens: ‖x‖, ‖x‖/√tokens

@@ -18,7 +18,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from utils.models.components import check_layers
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.options import MaskScope, Part
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from utils.models.checkpoints import DEFAULT_MODEL
-from utils.models.load import LanguageModel, load_model
-from utils.subnetworks.calibration import read_linears, read_record, write_record
+from utils.models.language_model import LanguageModel
+from utils.models.load import load_model
+from utils.records import read_record, write_record
+from utils.subnetworks.calibration import read_linears
 from utils.subnetworks.linears import Linear
 from utils.subnetworks.pruning import PrunedWeights, count_kept, unpack
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from deepscan.kernels import kernel
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.subnetworks.linears import Linear
 
 # Weights are moved as integers, so that every bit of them survives.

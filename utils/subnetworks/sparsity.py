@@ -1,64 +1,16 @@
 """Which pairs a mask is made from, chosen on and measured on; null masks; and the sweep over sparsities."""
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from utils.models.load import LanguageModel
+from utils.models.language_model import LanguageModel
 from utils.options import MaskGroup, MaskScope, MaskScore, Side
 from utils.responses.evaluation import Condition, evaluate, summarise
-from utils.responses.preference import pair_sides
-from utils.statements.contrasts import label_frame, split_parts
 from utils.subnetworks.build import persona_mask
 from utils.subnetworks.calibration import Calibration
-
-
-def draw_parts(statements: pd.DataFrame, *, n_pairs: int = 50, rng: int = 0) -> np.ndarray:
-    """Draw the pairs to calibrate on from the ``test`` pairs of the study; ``select`` pairs stay what they are.
-
-    Parameters
-    ----------
-    n_pairs
-        Pairs of each persona to calibrate on.
-
-    Returns
-    -------
-    ndarray
-        (n_statements,) of ``"calibrate"``, ``"select"`` and ``"test"``, whole pairs each.
-
-    Raises
-    ------
-    ValueError
-        Statements without a pair, or a persona with too few pairs to leave any for the test.
-    """
-    frame = label_frame(statements)
-    if (frame["pair"] == "").any():
-        raise ValueError("some statements have no pair; masks are made and measured on whole pairs.")
-    part = split_parts(statements, rng=rng).astype("<U9")
-    for persona in frame["persona"].unique():
-        free = frame.loc[(frame["persona"] == persona) & (part == "test"), "pair"].unique()
-        if not 1 <= n_pairs < len(free):
-            raise ValueError(
-                f"persona {persona!r} has {len(free)} test pairs; calibrate on 1 to {len(free) - 1} of them, not {n_pairs}."
-            )
-        # As in split_parts: what a persona is given does not depend on which others are there.
-        generator = np.random.default_rng([rng, zlib.crc32(str(persona).encode()), 1])
-        drawn = generator.permutation(free)[:n_pairs]
-        part[frame["pair"].isin(drawn).to_numpy()] = "calibrate"
-    return part
-
-
-def shuffle_sides(statements: pd.DataFrame, *, rng: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Positive and negative statements with the sides of half of the pairs, drawn at random, swapped: nothing is left to find."""
-    positive, negative = pair_sides(statements)
-    swapped = np.zeros(len(positive), bool)
-    swapped[np.random.default_rng(rng).permutation(len(positive))[: len(positive) // 2]] = True
-    first = pd.concat([positive[~swapped], negative[swapped]], ignore_index=True)
-    return first, pd.concat([negative[~swapped], positive[swapped]], ignore_index=True)
 
 
 def sweep_sparsity(

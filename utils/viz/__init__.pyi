@@ -7,8 +7,12 @@ from .comparison import plot_depth_curves as plot_depth_curves
 from .comparison import plot_detection_map as plot_detection_map
 from .comparison import plot_study_overlaps as plot_study_overlaps
 from .comparison import plot_verdicts as plot_verdicts
+from .layers import plot_component_pairs as plot_component_pairs
+from .layers import plot_embedding as plot_embedding
+from .layers import plot_embeddings as plot_embeddings
 from .layers import plot_layer_curve as plot_layer_curve
 from .layers import plot_layer_curves as plot_layer_curves
+from .layers import plot_layer_embeddings as plot_layer_embeddings
 from .layers import plot_layer_heatmap as plot_layer_heatmap
 from .layers import plot_metric_map as plot_metric_map
 from .layers import plot_metric_maps as plot_metric_maps
@@ -24,6 +28,8 @@ from .patching import plot_group_attention as plot_group_attention
 from .patching import plot_head_map as plot_head_map
 from .patching import plot_patch_grid as plot_patch_grid
 from .patching import plot_terms as plot_terms
+from .sets import plot_upset as plot_upset
+from .sets import plot_venn as plot_venn
 from .subnetworks import plot_conditions as plot_conditions
 from .subnetworks import plot_mask_overlap as plot_mask_overlap
 from .subnetworks import plot_overlap_and_divergence as plot_overlap_and_divergence

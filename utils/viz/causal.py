@@ -144,7 +144,7 @@ def plot_costs(costs: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     costs
-        As :func:`utils.causal_costs.measure_costs` returns them.
+        As :func:`utils.causal.measure.measure_costs` returns them.
 
     Returns
     -------

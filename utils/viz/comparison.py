@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 
-from utils.set_plots import OKABE_ITO
-from utils.viz.nodes import METRIC_LABELS, NULL, new_axes, persona_grid, short_name
+from utils.viz.layers import METRIC_LABELS
+from utils.viz.style import NULL, OKABE_ITO, new_axes, persona_grid, short_name
 
 _COLOURS, _MARKERS, _LINES = OKABE_ITO[::-1], "os^Dv*", ("-", "--", ":")
 _FOUND = "#E69F00"

@@ -1,4 +1,4 @@
-"""Figures of scans and nodes; those of layers, statements and sets come from here, too.
+"""Figures of scans and of nodes.
 
 Functions take tables, draw on ``ax`` (or axes of their own) and return Axes. Nothing here computes results or writes
 files. Maps are perceptually uniform, colours those of :mod:`utils.viz.style`.
@@ -9,17 +9,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from utils.embedding_plots import plot_component_pairs, plot_embedding, plot_embeddings, plot_layer_embeddings
-from utils.set_plots import plot_upset, plot_venn
-from utils.viz.layers import (
-    METRIC_LABELS,
-    plot_layer_curve,
-    plot_layer_curves,
-    plot_layer_heatmap,
-    plot_metric_map,
-    plot_metric_maps,
-    plot_thirds,
-)
 from utils.viz.style import (
     NEGATIVE,
     NULL,
@@ -30,31 +19,6 @@ from utils.viz.style import (
     persona_grid,
     short_name,
 )
-
-__all__ = [
-    "METRIC_LABELS",
-    "NEGATIVE",
-    "NULL",
-    "POSITIVE",
-    "plot_component_pairs",
-    "plot_detection",
-    "plot_embedding",
-    "plot_embeddings",
-    "plot_layer_curve",
-    "plot_layer_curves",
-    "plot_layer_embeddings",
-    "plot_layer_heatmap",
-    "plot_metric_map",
-    "plot_metric_maps",
-    "plot_node_map",
-    "plot_node_profiles",
-    "plot_overlap",
-    "plot_scores",
-    "plot_thirds",
-    "plot_upset",
-    "plot_venn",
-    "short_name",
-]
 
 
 def plot_detection(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

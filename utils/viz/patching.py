@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from utils.layers.depth import THIRDS, find_third
-from utils.patch_claims import CLAIMS
-from utils.set_plots import OKABE_ITO
-from utils.viz.nodes import NEGATIVE, NULL, POSITIVE
+from utils.layers.thirds import THIRDS, find_third
+from utils.patching.effects import CLAIMS
+from utils.viz.style import NEGATIVE, NULL, OKABE_ITO, POSITIVE
 
 COMPONENT_LABELS = {
     "resid": "residual stream",

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 POSITIVE, NEGATIVE, NULL = "#D55E00", "#0072B2", "#8A8A8A"
 NULL_LABEL = "sides flipped, 5–95 %"
 
+OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00"]
+
 
 def short_name(persona: str) -> str:
     """A persona's name as it fits beside an axis."""

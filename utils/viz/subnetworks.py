@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from utils.viz.layers import plot_layer_curve
-from utils.viz.nodes import NEGATIVE, NULL, POSITIVE
+from utils.viz.style import NEGATIVE, NULL, POSITIVE
 
 _SCORE_COLOURS = {
     "wanda": NEGATIVE,

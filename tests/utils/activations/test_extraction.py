@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny import ARCHITECTURES, count_forwards
 
-from utils.activations.extraction import extract, plan_work
+from utils.activations.extraction import extract, plan_work, run_batch
 from utils.activations.store import ActivationStore
-from utils.batches import run_batch, share_prefix
 from utils.models.components import hook_component
+from utils.models.forward import share_prefix
 from utils.models.prompts import encode_prompts, find_template
 from utils.statements.load import load_statements
 

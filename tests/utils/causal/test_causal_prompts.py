@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from utils.causal.interventions import scope_mask
+from utils.causal.measure import PersonaPrompts, find_replacements
 from utils.causal.settings import Check
-from utils.causal_prompts import PersonaPrompts, find_replacements
-from utils.persona_prompts import persona_prompt
+from utils.responses.wording import persona_prompt
 
 PROMPTS = PersonaPrompts(
     "openness", ("I like cats.", "I like dogs."), ("No cats.", "No dogs."), ("So I like it.",) * 2, ("No.",) * 2

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
 
-from utils.causal.effects import adjust_checks, rank_p_value, summarise_effects
+from utils.causal.effects import adjust_checks, summarise_effects
+from utils.intervals import rank_p_value
 
 AT = {"layer": 3, "mode": "steer", "measure": "likelihood", "prompt": "neutral"}
 

@@ -13,8 +13,8 @@ import utils.experiments.causal
 from utils.causal.settings import CausalConfig, Check
 from utils.experiments.causal import open_causal, run_causal
 from utils.experiments.causal_report import describe_found, draw_causal, list_drawn, main_effects
-from utils.statements.contrasts import find_contrasts, split_parts
-from utils.statements.splits import hold_out
+from utils.statements.contrasts import find_contrasts
+from utils.statements.splits import hold_out, split_parts
 
 CHECKS = (Check("steer", "likelihood", "neutral"), Check("ablate", "likelihood", "persona"))
 CONFIG = CausalConfig(

@@ -7,8 +7,7 @@ from patched import LONGER, make_questions, make_wide
 from typer.testing import CliRunner
 
 from utils.cli.patch import patch
-from utils.experiments.patching import flip_summary, list_changes, run_patching
-from utils.patch_figures import write_figures
+from utils.experiments.patching import flip_summary, list_changes, run_patching, write_figures
 from utils.patching.effects import summarise_cells
 from utils.patching.grid import list_cells, patch_questions
 from utils.responses.answers import answer_questions, persona_answers

@@ -1,6 +1,6 @@
 import pytest
 
-from utils.layers.depth import THIRDS, find_third
+from utils.layers.thirds import THIRDS, find_third
 
 
 @pytest.mark.parametrize("n_layers", [3, 7, 30, 32])

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from utils.labellings import describe, describe_nothing, draw_halves, flip_sides, jackknife_error, stack_members
+from utils.intervals import describe, describe_nothing, jackknife_error
+from utils.layers.clusters import draw_halves, flip_sides, stack_members
 
 PAIRS = np.repeat([False, True], 30), np.tile(np.arange(30), 2)
 SINGLES = np.repeat([False, True], [20, 30]), np.arange(50)

@@ -4,7 +4,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from utils.labellings import flip_sides
+from utils.layers.clusters import flip_sides
 from utils.layers.probes import class_probe_scores, out_of_fold_scores, plan_probes, probe_scores
 
 

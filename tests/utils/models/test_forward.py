@@ -3,8 +3,7 @@ import torch
 from patched import make_wide
 from tiny import ARCHITECTURES
 
-from utils.batches import pad_right
-from utils.models.forward import logit_scale, logits_at
+from utils.models.forward import logit_scale, logits_at, pad_right
 
 ROWS = [[1, 40, 50, 60, 7], [1, 45, 9]]
 

@@ -10,11 +10,11 @@ from huggingface_hub.errors import GatedRepoError
 from tiny import ARCHITECTURES, VOCABULARY, make_lm, make_model, make_tokenizer, randomise
 
 from utils.activations.extraction import extract
-from utils.devices import resolve_device
 from utils.models.anatomy import find_blocks
 from utils.models.checkpoints import convert_gguf, default_gguf
 from utils.models.components import start_at
-from utils.models.load import LanguageModel, load_model, load_tokenizer, quiet_loading
+from utils.models.language_model import LanguageModel
+from utils.models.load import load_model, load_tokenizer, quiet_loading, resolve_device
 
 ENCODER = {
     "vocab_size": VOCABULARY,

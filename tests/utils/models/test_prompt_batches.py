@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.prompt_batches import batch_rows
+from utils.models.forward import batch_rows
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from patched import make_questions, make_wide
 from scipy.stats import ttest_ind
 from tiny import ARCHITECTURES
 
-from utils.clean_runs import run_clean
 from utils.patching.attention import _read_heads, compare_groups, eager_attention, persona_attention
+from utils.patching.runs import run_clean
 from utils.responses.wording import encode_questions, identity_prompt
 
 IDENTITIES = pd.DataFrame({"identity": ["nurse", "old judge", "cat"], "group": ["job", "job", "animal"]})

@@ -5,9 +5,9 @@ from patched import LONGER, make_questions, make_wide
 from tiny import ARCHITECTURES
 from torch import nn
 
-from utils.clean_runs import run_clean
 from utils.models.prompts import Prompt
 from utils.patching.logit_terms import freeze_norm, logit_terms, persona_terms
+from utils.patching.runs import run_clean
 
 LETTERS = 44, 45
 SCALED = {"granite": {"logits_scaling": 8.0}}

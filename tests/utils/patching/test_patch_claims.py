@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils.patch_claims import check_groups, check_thirds
+from utils.patching.effects import check_groups, check_thirds
 
 
 def make_cells(effects, *, n_layers=9, n=30, noise=0.05, fallback=False, seed=0):

@@ -4,10 +4,9 @@ import torch
 from patched import EQUAL, LONGER, make_questions, make_wide, put, run_plainly
 from tiny import ARCHITECTURES
 
-from utils.clean_runs import run_clean
 from utils.patching.alignment import Pair, pair_prompts
 from utils.patching.grid import list_cells
-from utils.patching.runs import Cell, run_cells
+from utils.patching.runs import Cell, run_cells, run_clean
 
 COMPONENTS = ["resid", "attn", "mlp", "heads"]
 SEGMENTS = ["before", "persona", "question", "last", "all"]

@@ -3,16 +3,11 @@ import pandas as pd
 import pytest
 from paired import make_statements
 
-from utils.persona_prompts import examples_prompt
-from utils.responses.evaluation import Condition, evaluate, neutral_texts, summarise
-from utils.responses.preference import (
-    pair_differences,
-    perplexity,
-    self_report,
-    statement_likelihood,
-    text_likelihood,
-)
+from utils.responses.evaluation import Condition, evaluate, summarise
+from utils.responses.preference import neutral_texts, perplexity, self_report, statement_likelihood, text_likelihood
+from utils.responses.wording import examples_prompt
 from utils.statements.questions import load_questions
+from utils.statements.splits import pair_differences
 from utils.subnetworks.build import calibrate, persona_mask
 
 QUIET = {"progress": False}

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from utils.generation import generate_answer
 from utils.models.prompts import render_chat
+from utils.responses.answers import generate_answer
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt-2"])

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from utils.models.prompts import render_chat
-from utils.prompt_scores import score_prompts
 from utils.responses.answers import answer_questions
 from utils.responses.measures import (
     AGREEMENT,
@@ -12,6 +11,7 @@ from utils.responses.measures import (
     likelihood_readout,
     odds_readout,
     question_readout,
+    score_prompts,
     text_readout,
 )
 from utils.responses.wording import LETTERS

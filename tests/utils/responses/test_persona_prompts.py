@@ -1,6 +1,6 @@
 import pytest
 
-from utils.persona_prompts import examples_prompt, persona_prompt, retrieve_examples
+from utils.responses.wording import examples_prompt, persona_prompt, retrieve_examples
 
 
 def test_nearest_examples_come_first():

@@ -11,12 +11,12 @@ from utils.responses.preference import (
     CHOICE,
     answer_odds,
     choose_statements,
-    pair_differences,
     perplexity,
     self_report,
     statement_likelihood,
     text_likelihood,
 )
+from utils.statements.splits import pair_differences
 
 STATEMENTS = pd.DataFrame(
     {

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from utils.statements.contrasts import Contrast, find_contrasts, label_frame, restrict, split_parts
+from utils.statements.contrasts import Contrast, find_contrasts, label_frame, restrict
 from utils.statements.load import load_statements
+from utils.statements.splits import split_parts
 
 
 def make_frame(pairs_of, singles_of=None, *, topic="t", shuffle=0):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from planted import make_acts
 
-from utils.statements.contrasts import find_contrasts, split_parts
-from utils.statements.splits import hold_out
+from utils.statements.contrasts import find_contrasts
+from utils.statements.splits import hold_out, split_parts
 
 
 @pytest.mark.parametrize("paired", [True, False])

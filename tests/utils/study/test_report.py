@@ -9,9 +9,8 @@ import pytest
 
 import utils.study.report
 from utils.records import replace_text, write_frame
-from utils.report_sections import result_table
 from utils.statements.form import FORM_LIMIT
-from utils.study.report import write_report
+from utils.study.report import result_table, write_report
 from utils.study.results import Study, open_study
 from utils.study.run import run_study
 from utils.study.settings import StudyConfig

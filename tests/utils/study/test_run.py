@@ -12,8 +12,9 @@ import utils.study.run
 from deepscan import ScanRuns
 from utils.layers.thirds import layer_thirds
 from utils.models.prompts import find_template
-from utils.statements.contrasts import find_contrasts, restrict, split_parts
+from utils.statements.contrasts import find_contrasts, restrict
 from utils.statements.load import DATA
+from utils.statements.splits import split_parts
 from utils.study.results import open_study
 from utils.study.run import run_study
 from utils.study.settings import StudyConfig

@@ -5,7 +5,8 @@ import torch
 from safetensors.numpy import save_file
 from tiny import ARCHITECTURES
 
-from utils.subnetworks.calibration import Calibration, calibrate, calibrate_labellings, name_seen
+from utils.statements.splits import name_seen
+from utils.subnetworks.calibration import Calibration, calibrate, calibrate_labellings
 from utils.subnetworks.linears import find_linears
 
 POSITIVE = ["I like cats.", "People should keep what they earn, and so do I.", "The state ought to help."]

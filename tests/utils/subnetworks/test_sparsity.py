@@ -3,11 +3,11 @@ import pandas as pd
 import pytest
 from paired import make_statements
 
-from utils.responses.preference import pair_differences, statement_likelihood
-from utils.statements.contrasts import split_parts
+from utils.responses.preference import statement_likelihood
 from utils.statements.load import load_statements
+from utils.statements.splits import draw_parts, pair_differences, shuffle_sides, split_parts
 from utils.subnetworks.build import calibrate, persona_mask
-from utils.subnetworks.sparsity import choose_sparsity, draw_parts, shuffle_sides, sweep_sparsity
+from utils.subnetworks.sparsity import choose_sparsity, sweep_sparsity
 
 QUIET = {"progress": False}
 TEXTS = ["I like cats.", "The state is a state.", "Two and two."]

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils.embedding_plots import plot_component_pairs, plot_layer_embeddings
+from utils.viz.layers import plot_component_pairs, plot_layer_embeddings
 
 
 @pytest.fixture(autouse=True)

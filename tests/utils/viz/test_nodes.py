@@ -9,11 +9,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from utils.layers.separation import CLUSTER_METRICS, PCA_METRICS, PROBE_METRICS
-from utils.set_plots import plot_upset, plot_venn
-from utils.viz.nodes import (
-    METRIC_LABELS,
-    NEGATIVE,
-    POSITIVE,
+from utils.viz import (
     plot_detection,
     plot_embedding,
     plot_embeddings,
@@ -24,8 +20,11 @@ from utils.viz.nodes import (
     plot_node_profiles,
     plot_overlap,
     plot_scores,
-    short_name,
+    plot_upset,
+    plot_venn,
 )
+from utils.viz.layers import METRIC_LABELS
+from utils.viz.style import NEGATIVE, POSITIVE, short_name
 
 POLITICS = ["politically-liberal", "politically-conservative"]
 ETHICS = ["subscribes-to-deontology"]

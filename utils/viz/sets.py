@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.nodes.sets import NodeSet, membership
-from utils.viz.style import short_name
+from utils.viz.style import (
+    OKABE_ITO,
+    short_name,
+)
 
 logger = logging.getLogger(__name__)
-
-OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00"]
 LARGEST_VENN = 6
 
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 
-from utils.set_plots import plot_upset, plot_venn
+from utils.viz.sets import plot_upset, plot_venn
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,150 @@
+"""A causal language model, its tokenizer, and where its parts are."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from utils.models.anatomy import Anatomy, find_anatomy, find_blocks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A causal language model, its tokenizer, and where its parts are.
+
+    Attributes
+    ----------
+    model, tokenizer
+        As transformers loaded them; the model is in evaluation mode.
+    name, revision
+        What it was loaded as, for records.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str | None = None
+
+    @cached_property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks, first to last."""
+        return find_blocks(self.model)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks L; layers run from 0 to L."""
+        return len(self.blocks)
+
+    @cached_property
+    def d_model(self) -> int:
+        """Width of the residual stream, from the embedding weights' model dimension in the config."""
+        return self.model.config.get_text_config().hidden_size
+
+    @cached_property
+    def n_heads(self) -> int:
+        """Attention heads (query heads) a layer."""
+        return self.model.config.get_text_config().num_attention_heads
+
+    @cached_property
+    def n_kv_heads(self) -> int:
+        """Key and value heads a layer; fewer than ``n_heads`` with grouped-query attention."""
+        held = (self.anatomy.qkv_width / self.head_dim - self.n_heads) / 2
+        named = getattr(self.model.config.get_text_config(), "num_key_value_heads", None)
+        if named is None:
+            # Some configs do not tell, or have a number that the model does not use.
+            return int(held)
+        if named != held:
+            logger.warning(
+                "%s: the matrices before the attention are not those of %d key-value heads", self.name, named
+            )
+        return named
+
+    @cached_property
+    def head_dim(self) -> int:
+        """Width of a head at the attention's output projection, which need not be ``d_model / n_heads``.
+
+        Raises
+        ------
+        ValueError
+            The heads of the config do not divide the projection's input.
+        """
+        width = self.anatomy.head_width
+        named = getattr(self.model.config.get_text_config(), "head_dim", None) or width // self.n_heads
+        if width % self.n_heads:
+            raise ValueError(
+                f"{self.name}: the config has {self.n_heads} heads, which do not divide the {width} inputs of "
+                f"{self.anatomy.projection}."
+            )
+        if named * self.n_heads != width:
+            logger.warning(
+                "%s: the config says heads of width %d, the weights %d", self.name, named, width // self.n_heads
+            )
+        return width // self.n_heads
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Where the parts of a block, the final norm and what they add up to are; see :mod:`utils.models.anatomy`."""
+        return find_anatomy(self.model)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm between the last block and the head; an identity where there is none."""
+        path = self.anatomy.final_norm
+        return nn.Identity() if path is None else self.model.get_submodule(path)
+
+    @property
+    def head(self) -> nn.Module:
+        """The language-modelling head: normed residual stream in, logits out (before any scaling or capping)."""
+        return cast(nn.Module, self.model.get_output_embeddings())
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """The model without its language-modelling head."""
+        return self.model.base_model
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embedding."""
+        return cast(nn.Embedding, self.model.get_input_embeddings())
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must go."""
+        weight = self.embedding.weight
+        # Weights that accelerate keeps elsewhere until they are needed lie on no device.
+        return torch.device(cast(Any, self.embedding)._hf_hook.execution_device) if weight.is_meta else weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the embedding, taken as the model's."""
+        return self.embedding.weight.dtype
+
+    @cached_property
+    def max_tokens(self) -> int | None:
+        """The context window in tokens, where the config tells."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def fingerprint(self) -> str:
+        """A key of the architecture and of the weights as they are now (from a sample of every weight matrix)."""
+        config = self.model.config.to_dict()
+        for name in ("_name_or_path", "transformers_version", "_attn_implementation", "use_cache"):
+            config.pop(name, None)
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, weight in self.model.named_parameters():
+            if weight.is_meta:
+                digest.update(f"{name}{self.name}{self.revision}".encode())
+                continue
+            flat = weight.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 64)][:64].to(device="cpu", dtype=torch.float32)
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            digest.update(sample.numpy().tobytes())
+        return digest.hexdigest()[:16]
