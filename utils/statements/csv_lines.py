@@ -27,7 +27,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark, lines ended by ``\\n``; errors tell the file and line."""
+    """The text of a UTF-8 file, with or without a byte order mark, line breaks as on Unix; errors tell the file and line."""
     raw = read_bytes(path)
     try:
         text = raw.decode("utf-8-sig")

@@ -83,8 +83,9 @@ def read_dataset(name: str) -> pd.DataFrame:
             f"{name} is a Hugging Face dataset, and the package to read it is not there: pip install 'personascope[datasets]'."
         ) from None
     saved = Path(name).exists()
+    hub_id, configuration = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
     try:
-        found: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(*_split_id(name))
+        found: Any = datasets.load_from_disk(name) if saved else datasets.load_dataset(hub_id, configuration or None)
     except Exception as error:
         # The package raises errors of many kinds, most of which are no more than "not found".
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -100,11 +101,6 @@ def read_dataset(name: str) -> pd.DataFrame:
         frame = rows.to_pandas()
         frames.append(frame.assign(_line=[f"row {i} of {split or name}" for i in range(1, len(frame) + 1)]))
     return pd.concat(frames, ignore_index=True)
-
-
-def _split_id(name: str) -> list[str]:
-    owner, dataset, *configuration = name.split("/")
-    return [f"{owner}/{dataset}", *configuration]
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

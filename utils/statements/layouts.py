@@ -1,6 +1,7 @@
 """Layouts of statements: what rows of a file, recognised by their columns, say and whose side they are on."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def topic_of(persona: str) -> str:
     return _TOPIC_OF.get(persona, "other")
 
 
-def is_layout(columns: list[str] | pd.Index) -> bool:
+def is_layout(columns: Collection) -> bool:
     """Whether rows with these columns are statements, of any layout."""
     return "statement" in columns or ("question" in columns and ("matching" in columns or _ANSWER in columns))
 
@@ -158,7 +159,7 @@ def _answer(asked: str, options: dict[str, str], answer: str) -> str | None:
 
 def _first(value: Any) -> Any:
     """Some sets have several answers that do not match; the first one is taken."""
-    return value[0] if isinstance(value, list | tuple) or hasattr(value, "tolist") and len(value) else value
+    return value[0] if isinstance(value, list | tuple) or (hasattr(value, "tolist") and len(value)) else value
 
 
 def _complete(path: Path | str, frame: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -196,7 +197,7 @@ def _check_names(path: Path | str, frame: pd.DataFrame, column: str) -> None:
             f"{path}: {line_of(frame, frame[column] == name)}: {column} {name!r} cannot name a file; leave out / and \\, "
             "line breaks and a leading dot."
         )
-    for name in names[names.str.encode("utf-8").str.len() > LONGEST_NAME]:
+    for name in names[names.map(lambda name: len(name.encode())) > LONGEST_NAME]:
         raise ValueError(
             f"{path}: {line_of(frame, frame[column] == name)}: {column} {name[:40] + '…'!r} is too long to name a file: "
             f"{len(name.encode())} bytes, at most {LONGEST_NAME}; give it a shorter name."
@@ -205,15 +206,20 @@ def _check_names(path: Path | str, frame: pd.DataFrame, column: str) -> None:
 
 def _as_text(path: Path | str, rows: pd.DataFrame, column: str) -> pd.Series:
     """A column of texts; whole numbers and truth values count as text, what is missing does not."""
-    given = rows[column]
-    if given.map(type).eq(str).all():
-        return given
-    text = given.map(lambda value: str(value) if isinstance(value, bool | int | str) else None)
-    whole = given.map(lambda value: str(int(value)) if isinstance(value, float) and value.is_integer() else None)
-    text = text.where(text.notna(), whole) if column != "statement" else given.where(given.map(type).eq(str))
-    if (missing := text.isna()).any():
+    values = rows[column].tolist()
+    text = [_written(value, numbers=column != "statement") for value in values]
+    if None in text:
+        missing = pd.Series([value is None for value in text], index=rows.index)
         raise ValueError(f"{path}: {line_of(rows, missing)} has no text field {column!r}.")
-    return text.astype(object)
+    return pd.Series(text, index=rows.index, dtype=object)
+
+
+def _written(value: Any, *, numbers: bool) -> str | None:
+    if isinstance(value, str):
+        return value
+    if not numbers or not isinstance(value, bool | int | float) or value != value:
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _map(path: Path | str, frame: pd.DataFrame, column: str, expected: str) -> pd.Series:

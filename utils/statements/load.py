@@ -20,6 +20,7 @@ one JSON object with ``instruction: [{pos, neg}]``    a pair an instruction. The
 """
 
 import difflib
+import importlib.resources
 import logging
 import zlib
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,9 @@ __all__ = ["COLUMNS", "DATA", "TOPICS", "Trait", "check_names", "load_statements
 
 logger = logging.getLogger(__name__)
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+_PACKAGE = Path(str(importlib.resources.files("utils")))
+# A wheel holds the folder inside the package, the project's tree beside it.
+DATA = next(filter(Path.is_dir, (_PACKAGE / "data", _PACKAGE.parent / "data")), _PACKAGE / "data")
 _KINDS = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, maybe .gz"
 _MOST_NAMED = 8
 
@@ -123,7 +126,9 @@ def load_trait(path: str | Path) -> Trait:
     path = Path(path)
     found = read_rows(path)
     if not isinstance(found, dict) or not is_trait(found):
-        raise ValueError(f"{path} holds no trait; expected a JSON object with 'instruction', a list of 'pos' and 'neg'.")
+        raise ValueError(
+            f"{path} holds no trait; expected a JSON object with 'instruction', a list of 'pos' and 'neg'."
+        )
     texts = from_trait(path, found, name=stem(path), persona=stem(path))["statement"].tolist()
     questions, judge = found.get("questions", []), found.get("eval_prompt", "")
     if not isinstance(questions, list) or not all(isinstance(each, str) and each.strip() for each in questions):
@@ -185,7 +190,9 @@ def _draw(frame: pd.DataFrame, n: int, rng: int) -> pd.DataFrame:
                 )
             chosen += generator.permutation(side.index)[:n].tolist()
         if own["pair"].notna().all():
-            raise ValueError(f"persona {persona!r} has {len(pairs)} pairs, fewer than the {n} asked for; ask for fewer.")
+            raise ValueError(
+                f"persona {persona!r} has {len(pairs)} pairs, fewer than the {n} asked for; ask for fewer."
+            )
     return frame.loc[sorted(chosen)]
 
 
@@ -218,11 +225,7 @@ def _read_folder(path: Path) -> list[pd.DataFrame]:
     for file in tables:
         columns = read_columns(file)
         found = read_rows(file) if columns is None or is_layout(columns) else {}
-        if isinstance(found, dict):
-            usable = is_trait(found) or is_layout(list(found))
-        else:
-            usable = is_layout(found.columns)
-        if not usable:
+        if not (is_layout(found) or (isinstance(found, dict) and is_trait(found))):
             left_out.append(file)
             continue
         relative = file.relative_to(path)
