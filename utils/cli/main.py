@@ -47,10 +47,11 @@ EXAMPLES = """
 """
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"personascope {importlib.metadata.version('personascope')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
