@@ -5,8 +5,8 @@ threshold the best subset of any size holds the elements with the highest counts
 and elements with equal counts enter together, so there is one candidate per distinct count and threshold.
 
 Where every distinct p-value is a threshold, counting at each of them would cost thresholds times elements. A sweep then
-admits the cells in the order of their p-values, one threshold after the other instead and keeps the elements ordered by their counts as these grow,
-which takes constant time a cell; at each threshold only the distinct counts are listed as candidates.
+admits the cells in the order of their p-values, one threshold after the other, and keeps the elements ordered by their
+counts as these grow, which takes constant time a cell; at each threshold only the distinct counts become candidates.
 """
 
 import math
