@@ -1,6 +1,7 @@
 """What steering by persona vectors does to preferences and to perplexity, beside random vectors and vectors of flipped sides."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,24 @@ CLEAN, RANDOM, FLIPPED = "none", "random", "flipped"
 _N_BOOTSTRAP, _N_FLIPS = 2000, 4999
 
 
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One condition: what is done to the model, at one layer, and what is measured under it.
+
+    Attributes
+    ----------
+    only
+        The persona whose pairs alone are measured; all by default.
+    costed
+        Whether neutral texts are measured too.
+    """
+
+    name: str
+    what: Intervention
+    only: str | None = None
+    costed: bool = False
+
+
 def draw_controls(
     directions: Mapping[str, Float[np.ndarray, " node"]],
     differences: Mapping[str, Float[np.ndarray, "pair node"]],
@@ -32,7 +51,7 @@ def draw_controls(
     n_random: int = 39,
     n_flipped: int = 39,
     rng: int = 0,
-) -> dict[str, Intervention]:
+) -> list[Change]:
     """Every persona's vector at one strength, and vectors of the same length that have nothing of the persona.
 
     Parameters
@@ -46,23 +65,27 @@ def draw_controls(
 
     Returns
     -------
-    dict
-        By condition: ``none``; each persona's name; ``random <i>``, of directions drawn evenly; ``flipped <persona> <i>``.
+    list of Change
+        ``none``; each persona's name; ``random <i>``, of directions drawn evenly; ``flipped <i>``, for each persona's own pairs.
     """
     generator = np.random.default_rng([rng, layer, 5])
     width = len(next(iter(directions.values())))
-    drawn: dict[str, np.ndarray] = dict(directions)
-    drawn |= {f"{RANDOM} {i}": generator.normal(size=width) for i in range(n_random)}
+
+    def change(name: str, direction: np.ndarray, **options) -> Change:
+        return Change(name, steer_along(layer, direction, strength=strength, norm=norm), **options)
+
+    made = [Change(CLEAN, Intervention(layer), costed=True)]
+    made += [change(persona, row, costed=True) for persona, row in directions.items()]
+    made += [change(f"{RANDOM} {i}", generator.normal(size=width)) for i in range(n_random)]
     for persona, own in differences.items():
-        for i in range(n_flipped):
-            drawn[f"{FLIPPED} {persona} {i}"] = generator.choice([-1.0, 1.0], size=len(own)) @ own
-    made = {name: steer_along(layer, row, strength=strength, norm=norm) for name, row in drawn.items()}
-    return {CLEAN: Intervention(layer), **made}
+        flips = generator.choice([-1.0, 1.0], size=(n_flipped, len(own)))
+        made += [change(f"{FLIPPED} {i}", row, only=persona) for i, row in enumerate(flips @ own)]
+    return made
 
 
 def measure_changes(
     lm: LanguageModel,
-    changes: Mapping[str, Intervention],
+    changes: Sequence[Change],
     statements: pd.DataFrame,
     *,
     texts: Sequence[str] = (),
@@ -74,8 +97,7 @@ def measure_changes(
     Parameters
     ----------
     changes
-        By condition. Every token but the first is changed. Conditions called ``flipped <persona> ...`` are measured on the
-        pairs of that persona alone, and without texts; random ones without texts.
+        All at one layer, the one called ``none`` among them. Every token but the first is changed.
     statements
         Positive and negative statements in whole pairs, of one persona or several.
 
@@ -84,25 +106,34 @@ def measure_changes(
     DataFrame
         As :func:`utils.responses.evaluate` gives it, with ``persona``: ``condition, measure, persona, unit, value, weight``.
     """
-    (layer,) = {change.layer for change in changes.values()}
+    layers = {change.what.layer for change in changes}
+    if len(layers) != 1:
+        raise ValueError(f"changes at one layer are expected, not at {sorted(layers)}; give each layer its own call.")
+    (layer,) = layers
     make = likelihood_readout if measure == "likelihood" else agreement_readout
     parts = []
     for persona, own in statements.groupby("persona", sort=False):
-        wanted = [name for name in changes if not name.startswith(f"{FLIPPED} ") or name.split(" ")[1] == persona]
+        wanted = [change for change in changes if change.only in (None, persona)]
         positive, negative = pair_sides(own)
         readout = make(lm.tokenizer, [*positive["statement"], *negative["statement"]])
-        scores = _score(lm, readout, layer, [changes[name] for name in wanted], progress) / readout.n_read
+        scores = _score(lm, readout, layer, [change.what for change in wanted], progress) / readout.n_read
         values = scores[:, : len(positive)] - scores[:, len(positive) :]
-        for name, row in zip(wanted, values, strict=True):
-            rows = {"condition": name, "measure": measure, "persona": persona, "unit": positive["pair"], "value": row}
+        for change, row in zip(wanted, values, strict=True):
+            rows = {
+                "condition": change.name,
+                "measure": measure,
+                "persona": persona,
+                "unit": positive["pair"],
+                "value": row,
+            }
             parts.append(pd.DataFrame({**rows, "weight": 1.0}))
     if len(texts):
-        wanted = [name for name in changes if name.split(" ")[0] not in (RANDOM, FLIPPED)]
+        wanted = [change for change in changes if change.costed]
         readout = text_readout(lm.tokenizer, texts)
-        scores = _score(lm, readout, layer, [changes[name] for name in wanted], progress)
-        for name, row in zip(wanted, scores, strict=True):
+        scores = _score(lm, readout, layer, [change.what for change in wanted], progress)
+        for change, row in zip(wanted, scores, strict=True):
             unit = [str(place) for place in range(len(texts))]
-            rows = {"condition": name, "measure": "perplexity", "persona": "", "unit": unit, "value": row}
+            rows = {"condition": change.name, "measure": "perplexity", "persona": "", "unit": unit, "value": row}
             parts.append(pd.DataFrame({**rows, "weight": readout.n_read}))
     return pd.concat(parts, ignore_index=True)
 
@@ -178,7 +209,7 @@ def find_turned(measured: pd.DataFrame, personas: Sequence[str], *, rng: int = 0
             drawn = change[change.index.str.startswith(f"{kind} ")].mean(axis=1).to_numpy()
             row |= _describe(kind, float(own.mean()), drawn)
         if len(texts):
-            row |= _cost(texts, persona, rng)
+            row |= describe_cost(texts, persona, rng=rng)
         rows.append(row)
     table = pd.DataFrame(rows)
     for kind in (RANDOM, FLIPPED):
@@ -240,7 +271,7 @@ def _describe(kind: str, effect: float, drawn: np.ndarray) -> dict[str, float]:
     return {f"{kind}_mean": mean, f"{kind}_low": low, f"{kind}_high": high, f"p_{kind}": p_value}
 
 
-def _cost(texts: pd.DataFrame, condition: str, rng: int) -> dict[str, float]:
+def describe_cost(texts: pd.DataFrame, condition: str, *, rng: int = 0) -> dict[str, float]:
     """The perplexity under a condition over that of the model as it is, with its interval over texts."""
     value = texts.pivot(index="condition", columns="unit", values="value")
     weight = texts[texts["condition"] == CLEAN].set_index("unit")["weight"].reindex(value.columns).to_numpy(float)

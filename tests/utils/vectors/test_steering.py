@@ -143,14 +143,19 @@ def test_hooks_are_gone_after_an_exception(tiny):
     lm = tiny()
     before, plain = count_hooks(lm), logits(lm)
     for error in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(error), steering(lm, add_vectors(lm, make_vectors(lm), 1.0, layers=1)):
-            logits(lm)
-            raise error
+        with pytest.raises(error):
+            break_off(lm, error)
         assert count_hooks(lm) == before
     with pytest.raises(IndexError), steering(lm, add_vectors(lm, make_vectors(lm), 1.0, layers=1)):
         logits(lm, torch.tensor([[10_000]]))
     assert count_hooks(lm) == before
     assert torch.equal(logits(lm), plain)
+
+
+def break_off(lm, error):
+    with steering(lm, add_vectors(lm, make_vectors(lm), 1.0, layers=1)):
+        logits(lm)
+        raise error
 
 
 def test_node_sets_and_nested_contexts_work_while_speaking(tiny):
