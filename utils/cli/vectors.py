@@ -1,11 +1,11 @@
-"""The commands ``personascope vectors`` and ``personascope generate``: make persona vectors, test them, speak under them."""
+"""The command ``personascope generate``: speak under persona vectors."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from utils.options import CausalMeasure, TokenPart, VectorMethod
+from utils.options import TokenPart, VectorMethod
 
 GENERATE_EXAMPLES = """
 **Examples**
@@ -19,16 +19,6 @@ GENERATE_EXAMPLES = """
 `personascope generate --cap neuroticism=-0.1:0.05 --tokens answer "Will it rain?"` — keep it in a range while speaking
 
 `personascope generate --vectors output/my-model/vectors/all/vectors.safetensors --ablate openness "..."` — from a file
-"""
-
-VECTORS_EXAMPLES = """
-**Examples**
-
-`personascope vectors output/SmolLM2-135M-Instruct` — fit, test and write the vectors of all personas
-
-`personascope vectors output/llama --personas neuroticism,openness --random 99 --device cuda` — two, finer p-values
-
-`personascope vectors output/llama --gguf` — also control vectors for repeng and llama.cpp
 """
 
 Model = Annotated[str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")]
@@ -111,72 +101,6 @@ def generate(
         typer.echo(f"{label} [{score}]: {said}\n")
 
 
-def vectors(
-    folder: Annotated[Path, typer.Argument(help="A study folder, as personascope study writes it.")],
-    personas: Annotated[str | None, typer.Option(help="Comma-separated names; all by default.")] = None,
-    method: Annotated[VectorMethod, typer.Option(help="How vectors are fitted.")] = "mean-difference",
-    measure: Annotated[CausalMeasure, typer.Option(help="Preference that is measured.")] = "likelihood",
-    layers: Annotated[str | None, typer.Option(help="Layers to choose from, e.g. 12,17,22; five by default.")] = None,
-    strengths: Annotated[str, typer.Option(help="Strengths to choose from, comma-separated.")] = "0.05,0.1,0.2,0.4",
-    bound: Annotated[float, typer.Option(help="Largest perplexity, times that of the model as it is.")] = 1.1,
-    pairs: Annotated[int, typer.Option(min=5, help="Held-out pairs of a persona to measure on.")] = 20,
-    random: Annotated[
-        int, typer.Option(min=0, help="Random vectors, and vectors of flipped sides, to compare with.")
-    ] = 39,
-    gguf: Annotated[bool, typer.Option("--gguf", help="Also write control vectors for repeng and llama.cpp.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder; vectors/all in the study's by default.")] = None,
-    model: Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; the study's by default.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, float32, float16 or bfloat16; the study's by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
-) -> None:
-    """Fit persona vectors, and test on held-out pairs which personas they turn and at what cost."""
-    from utils.experiments.vectors import VectorsConfig, describe_turned, draw_vectors, export_vectors, run_vectors
-    from utils.models.load import load_model
-    from utils.study.report import write_report
-    from utils.study.results import open_study
-
-    study = open_study(folder)
-    made = study.config
-    config = VectorsConfig(
-        personas=None if personas is None else [name.strip() for name in personas.split(",") if name.strip()],
-        method=method,
-        measure=measure,
-        layers=None if layers is None else [int(each) for each in _numbers("--layers", layers)],
-        strengths=_numbers("--strengths", strengths),
-        bound=bound,
-        n_pairs=pairs,
-        n_random=random,
-        n_flipped=random,
-        seed=seed,
-    )
-    lm = load_model(model or made["model"], device=device or made["device"], dtype=dtype or made["dtype"])
-    result = run_vectors(lm, study, config, out=out)
-    draw_vectors(result, study)
-    shown = [
-        "persona",
-        "effect",
-        "low",
-        "high",
-        "random_mean",
-        "p_random_adjusted",
-        "p_flipped_adjusted",
-        "perplexity_ratio",
-    ]
-    typer.echo(result.turned[shown].to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
-    typer.echo("\n" + " ".join(describe_turned(result)))
-    if gguf:
-        for path in export_vectors(lm, result):
-            typer.echo(str(path))
-    if out is None:
-        write_report(study)
-        typer.echo(f"\nopen {study.folder / 'report.html'}")
-    else:
-        typer.echo(f"\ntables, figures and vectors are in {result.folder}")
-
-
 def _find_vectors(
     lm: Any,
     path: Path | None,
@@ -234,10 +158,3 @@ def _read_sweep(text: str) -> list[float]:
         return [float(round(value, 6)) for value in np.linspace(float(first), float(last), int(steps))]
     except ValueError:
         raise ValueError(f"--sweep {text!r} is not FROM:TO:STEPS, such as -0.6:0.6:7.") from None
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        return [float(piece) for piece in text.split(",") if piece.strip()]
-    except ValueError:
-        raise ValueError(f"{option} {text!r} is not a list of numbers such as 0.1,0.2.") from None

@@ -132,7 +132,14 @@ def largest_strengths(doses: pd.DataFrame, *, bound: float = 1.1) -> pd.DataFram
     DataFrame
         One row a layer, persona and side: ``layer, persona, side`` (``up``, ``down``), ``strength, effect, low, high,
         perplexity_ratio``; strength 0 where none of those tried stays under it.
+
+    Raises
+    ------
+    ValueError
+        A bound below 1, which even doing nothing exceeds.
     """
+    if not bound >= 1:
+        raise ValueError(f"the bound on the perplexity ratio is {bound}; expected 1, the model as it is, or more.")
     rows = []
     for (layer, persona), own in doses.groupby(["layer", "persona"], sort=False):
         for side, sign in (("up", 1), ("down", -1)):

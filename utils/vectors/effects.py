@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from jaxtyping import Float
 from scipy.stats import false_discovery_control
 
@@ -15,7 +16,9 @@ from utils.models.language_model import LanguageModel
 from utils.options import CausalMeasure
 from utils.responses.evaluation import Condition, evaluate
 from utils.responses.measures import Readout, agreement_readout, likelihood_readout, text_readout
+from utils.statements.contrasts import Contrast
 from utils.statements.splits import name_seen, pair_sides
+from utils.vectors.differences import find_directions, side_differences
 from utils.vectors.fit import PersonaVectors
 from utils.vectors.steering import steering
 
@@ -42,44 +45,50 @@ class Change:
 
 
 def draw_controls(
-    directions: Mapping[str, Float[np.ndarray, " node"]],
-    differences: Mapping[str, Float[np.ndarray, "pair node"]],
-    layer: int,
+    vectors: PersonaVectors,
+    acts: xr.DataArray,
+    contrasts: Sequence[Contrast],
     *,
+    layer: int,
     strength: float,
-    norm: float,
     n_random: int = 39,
     n_flipped: int = 39,
     rng: int = 0,
 ) -> list[Change]:
-    """Every persona's vector at one strength, and vectors of the same length that have nothing of the persona.
+    """Every persona's vector at one layer and strength, and vectors of the same length that have nothing of the persona.
 
     Parameters
     ----------
-    directions
-        By persona.
-    differences
-        Those of the pairs that each was fitted on, for vectors of flipped sides (mean difference); none without them.
-    norm
-        Mean length of the residual stream at the layer.
+    vectors
+        As :func:`utils.vectors.persona_vectors` fitted them on ``acts`` and ``contrasts``.
+    n_random
+        Directions drawn evenly, the same for all personas.
+    n_flipped
+        For each persona, vectors fitted in the same way after the sides of pairs were flipped at random. (Flips change no
+        more than the sign of a first component, ``pca``.)
 
     Returns
     -------
     list of Change
-        ``none``; each persona's name; ``random <i>``, of directions drawn evenly; ``flipped <i>``, for each persona's own pairs.
+        ``none``; each persona's name; ``random <i>``; ``flipped <i>``, for each persona's own pairs.
     """
     generator = np.random.default_rng([rng, layer, 5])
-    width = len(next(iter(directions.values())))
+    at = vectors.at(layer)
+    norm, own_values = float(at.norms[0]), acts.sel(layer=layer).to_numpy()
 
     def change(name: str, direction: np.ndarray, **options) -> Change:
         return Change(name, steer_along(layer, direction, strength=strength, norm=norm), **options)
 
     made = [Change(CLEAN, Intervention(layer), costed=True)]
-    made += [change(persona, row, costed=True) for persona, row in directions.items()]
-    made += [change(f"{RANDOM} {i}", generator.normal(size=width)) for i in range(n_random)]
-    for persona, own in differences.items():
-        flips = generator.choice([-1.0, 1.0], size=(n_flipped, len(own)))
-        made += [change(f"{FLIPPED} {i}", row, only=persona) for i, row in enumerate(flips @ own)]
+    rows = zip(at.personas, at.values[0].astype(np.float64), strict=True)
+    made += [change(persona, row, costed=True) for persona, row in rows]
+    made += [change(f"{RANDOM} {i}", generator.normal(size=at.values.shape[2])) for i in range(n_random)]
+    options = {"method": vectors.record.get("method"), "ridge": vectors.record.get("ridge", 1.0)}
+    for contrast in contrasts:
+        differences = side_differences(own_values, contrast)
+        flips = generator.choice([-1.0, 1.0], size=(n_flipped, len(differences)))
+        drawn = find_directions(differences, flips, **options)
+        made += [change(f"{FLIPPED} {i}", row, only=contrast.persona) for i, row in enumerate(drawn)]
     return made
 
 

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch import nn
 
 from utils.causal.interventions import (
     Intervention,
@@ -158,7 +159,7 @@ def steering(
             value = one.apply(value, chosen)
         return value
 
-    with watch_arguments(lm.decoder, places.see), hook_component(lm, "resid", sorted(by_layer), act):
+    with watch_arguments(_holder(lm), places.see), hook_component(lm, "resid", sorted(by_layer), act):
         yield
 
 
@@ -206,6 +207,11 @@ class _Places:
             self.ids = ids
         else:
             self.ids, self.n_prompt = ids, past + ids.shape[1]
+
+
+def _holder(lm: LanguageModel) -> nn.Module:
+    """The module that holds the blocks: each pass goes through it, as not each goes through the whole decoder (OPT)."""
+    return next(module for module in lm.model.modules() if any(child is lm.blocks for child in module.children()))
 
 
 def _choose(lm: LanguageModel, vectors: PersonaVectors, layers: int | Sequence[int] | None) -> PersonaVectors:

@@ -8,7 +8,6 @@ from utils.responses.preference import statement_likelihood, text_likelihood
 from utils.statements.contrasts import find_contrasts, restrict
 from utils.statements.load import load_statements
 from utils.statements.splits import pair_differences
-from utils.vectors.differences import side_differences
 from utils.vectors.doses import choose_dose, largest_strengths, measure_doses, split_for_steering, take_pairs
 from utils.vectors.effects import (
     Change,
@@ -37,11 +36,7 @@ def setting(wired):
 
 def controls(setting, strength=0.4, n=39):
     _, _, _, fit_on, vectors, acts = setting
-    at = vectors.at(LAYER)
-    differences = {PERSONA: side_differences(acts.sel(layer=LAYER).values, fit_on[0])}
-    direction = {PERSONA: at.values[0, 0].astype(float)}
-    norm = float(at.norms[0])
-    return draw_controls(direction, differences, LAYER, strength=strength, norm=norm, n_random=n, n_flipped=n)
+    return draw_controls(vectors, acts, fit_on, layer=LAYER, strength=strength, n_random=n, n_flipped=n)
 
 
 def test_the_parts_are_whole_pairs_and_none_is_in_two(setting):
@@ -113,8 +108,8 @@ def test_doses_and_what_is_chosen_by_them(setting):
     assert layer in (1, 2)
     means = doses[doses["strength"] > 0].groupby(["layer", "strength"])["margin"].mean()
     assert means.idxmax() == (layer, strength)
-    largest = largest_strengths(doses, bound=0.0001)
-    assert (largest["strength"] == 0).all() or (largest["perplexity_ratio"] <= 0.0001).any()
+    with pytest.raises(ValueError, match="expected 1, the model as it is, or more"):
+        largest_strengths(doses, bound=0.9)
     wide = largest_strengths(doses, bound=np.inf).set_index(["layer", "side"])
     assert wide.loc[(LAYER, "up"), "strength"] == 0.4
     assert wide.loc[(LAYER, "down"), "strength"] == -0.4
