@@ -58,10 +58,10 @@ class ActivationStore:
         return found
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Write consecutive rows of one batch, (layer, row, node), and mark the batch as done if they are its last."""
+        """Write consecutive rows of one batch, ([position,] layer, row, node), and mark the batch as done at its end."""
         size = self.batch_rows
         batch, stop = int(rows[0]) // size, int(rows[-1]) + 1
-        self.group[NAME][:, int(rows[0]) : stop] = values  # type: ignore[index]
+        self.group[NAME][..., int(rows[0]) : stop, :] = values  # type: ignore[index]
         if stop == min((batch + 1) * size, len(self.keys)):
             self._mark(batch)
 
@@ -73,15 +73,16 @@ class ActivationStore:
         """How many rows from ``first`` on are there in every layer; values never written are NaN, written ones finite."""
         n_there = 0
         for layers in (slice(0, 1), slice(None)):  # one layer is enough to see that nothing is there
-            values = np.asarray(self.group[NAME][layers, first:last])  # type: ignore[index]
-            n_there = int(np.logical_and.accumulate(np.isfinite(values).all(axis=(0, 2))).sum())
+            values = np.asarray(self.group[NAME][..., layers, first:last, :])  # type: ignore[index]
+            there = np.isfinite(np.moveaxis(values, -2, 0)).reshape(last - first, -1).all(axis=1)
+            n_there = int(np.logical_and.accumulate(there).sum())
             if not n_there:
                 break
         return n_there
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Read rows of the plan: (layer, row, node)."""
-        return self.group[NAME].oindex[:, rows]  # type: ignore[union-attr]
+        """Read rows of the plan: ([position,] layer, row, node)."""
+        return self.group[NAME].oindex[..., rows, slice(None)]  # type: ignore[union-attr]
 
 
 def create_store(
@@ -104,8 +105,11 @@ def create_store(
     batch_rows
         Rows a batch, which is also the chunk size.
     config
-        What the activations were computed with; JSON values only.
+        What the activations were computed with; JSON values only. Where its ``position`` is a list, the array has an axis
+        of positions before that of layers.
     """
+    positions = config.get("position")
+    positions = positions if isinstance(positions, list) else []
     scratch = path.with_name(f".{path.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.parent.mkdir(parents=True, exist_ok=True)
@@ -122,18 +126,24 @@ def create_store(
     }
     labels = xr.Dataset(
         {"order": ("statement", rows["order"].to_numpy())},
-        coords={"layer": layers, "statement": rows["id"].to_numpy(dtype=str), **text},
+        coords={
+            **({"position": positions} if positions else {}),
+            "layer": layers,
+            "statement": rows["id"].to_numpy(dtype=str),
+            **text,
+        },
         attrs={"config": dict(config), "version": VERSION, "batch_rows": batch_rows},
     )
     labels.to_zarr(scratch, mode="w", zarr_format=2, consolidated=False)
     group = zarr.open_group(scratch, mode="r+")
+    several = (len(positions),) if positions else ()
     group.create_array(
         NAME,
-        shape=(len(layers), len(rows), d_node),
-        chunks=(1, min(batch_rows, len(rows)), d_node),
+        shape=(*several, len(layers), len(rows), d_node),
+        chunks=(*(1 for _ in several), 1, min(batch_rows, len(rows)), d_node),
         dtype=dtype,
         fill_value=float("nan"),
-        attributes={"_ARRAY_DIMENSIONS": ["layer", "statement", "node"]},
+        attributes={"_ARRAY_DIMENSIONS": [*(["position"] if positions else []), "layer", "statement", "node"]},
     )
     n_batches = -(-len(rows) // batch_rows)
     # Without a fill value xarray reads the flags as they are and not as numbers that may be missing.
@@ -185,7 +195,7 @@ def open_store(path: str | Path) -> xr.DataArray:
     Returns
     -------
     DataArray
-        (layer, statement, node) in the order in which the statements were asked for, as
+        (layer, statement, node), or (position, layer, statement, node), in the order in which the statements were asked for, as
         :func:`utils.activations.extract` returns it. ``attrs`` hold the configuration.
 
     Raises

@@ -1,5 +1,6 @@
 """The command ``personascope``."""
 
+import importlib.metadata
 import logging
 import sys
 import traceback
@@ -47,12 +48,21 @@ EXAMPLES = """
 """
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"personascope {importlib.metadata.version('personascope')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
     # Taken here so that it is in the help; main reads it from the command line, as errors end there.
-    del debug
+    del debug, version
 
 
 @app.command(epilog=EXAMPLES)
@@ -60,9 +70,17 @@ def study(
     model: Annotated[
         str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")
     ] = None,
-    statements: Annotated[str | None, typer.Option(help="CSV or JSONL file, or a folder of them.")] = None,
+    statements: Annotated[
+        str | None, typer.Option(help="CSV, TSV, JSON(L) or Parquet file, a folder of them, or a dataset.")
+    ] = None,
     personas: Annotated[str | None, typer.Option(help="Comma-separated names; all by default.")] = None,
     topics: Annotated[str | None, typer.Option(help="Comma-separated topics; all by default.")] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Least label_confidence of a statement, where the file has it.")
+    ] = None,
+    per_side: Annotated[
+        int | None, typer.Option(min=1, help="Statements of each side of a persona, whole pairs, drawn by the seed.")
+    ] = None,
     activations: Annotated[
         str | None, typer.Option(help="Folder of <persona>_positive.npy and _negative.npy to start from.")
     ] = None,
@@ -106,6 +124,8 @@ def study(
         statements=statements,
         personas=_names(personas),
         topics=_names(topics),
+        min_confidence=min_confidence,
+        per_side=per_side,
         activations=activations,
         layers=_numbers("--layers", layers),
         position=position,
