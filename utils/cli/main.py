@@ -25,6 +25,7 @@ from utils.cli.options import (
 )
 from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
+from utils.cli.vectors import GENERATE_EXAMPLES, generate
 from utils.options import ContrastName, Position, ScanName, ScoreName, Tail
 
 app = typer.Typer(
@@ -82,6 +83,12 @@ def study(
     statements: Statements = None,
     personas: Annotated[str | None, typer.Option(help="Comma-separated names; all by default.")] = None,
     topics: Annotated[str | None, typer.Option(help="Comma-separated topics; all by default.")] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Least label_confidence of a statement, where the file has it.")
+    ] = None,
+    per_side: Annotated[
+        int | None, typer.Option(min=1, help="Statements of each side of a persona, whole pairs, drawn by the seed.")
+    ] = None,
     activations: Annotated[
         str | None, typer.Option(help="Folder of <persona>_positive.npy and _negative.npy to start from.")
     ] = None,
@@ -125,6 +132,8 @@ def study(
         statements=statements,
         personas=read_names(personas),
         topics=read_names(topics),
+        min_confidence=min_confidence,
+        per_side=per_side,
         activations=activations,
         layers=read_layers("--layers", layers),
         position=position,
@@ -205,6 +214,7 @@ def info(
 
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
+app.command(epilog=GENERATE_EXAMPLES)(generate)
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ import typer
 from utils.options import Role
 
 Model = Annotated[str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")]
-Statements = Annotated[str | None, typer.Option(help="CSV or JSONL file, or a folder of them.")]
+Statements = Annotated[
+    str | None, typer.Option(help="CSV, TSV, JSON(L) or Parquet file, a folder of them, or a dataset.")
+]
 StatementRole = Annotated[Role, typer.Option(help="Turn of the chat template that holds the statement.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
