@@ -169,7 +169,7 @@ def draw_figures(study: Study) -> None:
 
 def _draw_tests(study: Study) -> Figure:
     table = study.detection[study.detection["layer"] == study.best_layer]
-    return _figure_of(plot_tests(table, form=study.form if study.record["has_texts"] else None))
+    return figure_of(plot_tests(table, form=study.form if study.record["has_texts"] else None))
 
 
 def _draw_accuracy_curves(study: Study) -> Figure:
@@ -177,7 +177,7 @@ def _draw_accuracy_curves(study: Study) -> Figure:
 
 
 def _draw_power(study: Study) -> Figure:
-    return _figure_of(plot_power(study.power))
+    return figure_of(plot_power(study.power))
 
 
 def _draw_layer_curves(study: Study) -> Figure:

@@ -103,7 +103,7 @@ def plot_tests(table: pd.DataFrame, *, form: pd.DataFrame | None = None, ax: Axe
     ax.set(
         xlabel="pair accuracy, leave-one-out (right: adjusted p-values)", xlim=(0.3, 1.0), ylim=(-0.6, len(table) - 0.4)
     )
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16 - 0.3 / len(table)), ncols=3, frameon=False, fontsize=8)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, frameon=False, fontsize=8)
     return ax
 
 

@@ -41,7 +41,7 @@ def test_nodes_are_those_of_paired_t_tests(tested):
         np.testing.assert_allclose(own["p_bh"], false_discovery_control(expected.pvalue))
 
 
-def test_sets_hold_no_node_without_a_side(tested):
+def test_sets_hold_no_node_without_a_side(tested, unchecked):
     nodes = tested[3].assign(p_bh=0.0, p_family=0.0, calibrated=True)
     nodes.loc[nodes["node"] == 3, "sign"] = 0
     for rule in NODE_RULES:
