@@ -101,7 +101,7 @@ def _write(
     content = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
     config = {"model": f"arrays in {name}", "fingerprint": key_of(frame, layers, content, values.shape)}
     older = open_existing(path)
-    if older is not None and older.finished and older.config == config:
+    if older is not None and older.finished and older.config == config and not older.damaged():
         return open_store(path)
     if older is not None and "template" in older.config:
         raise ValueError(f"{path} holds activations of a model; choose another folder for the study.")

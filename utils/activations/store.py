@@ -2,16 +2,21 @@
 
 The rows of the store follow the batch plan: one batch is one row of chunks, so a batch is written once and whole, and
 reading one layer of one persona touches only its own chunks. A row of ``done`` flags, written after the data, tells a
-resumed run where to go on.
+resumed run where to go on. A checksum a batch and layer, and one of the labels, tell whether what was written is still there.
 """
 
+import hashlib
 import json
+import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
+import numcodecs
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -19,6 +24,14 @@ import zarr
 
 VERSION = 1
 NAME = "activations"
+# Labels of the rows, and the columns of a plan that they are taken from.
+_COLUMNS = {"statement": "id", "persona": "persona", "topic": "topic", "direction": "direction", "pair": "pair"}
+_COLUMNS |= {"text": "statement", "key": "key", "order": "order"}
+LABELS = ("layer", *_COLUMNS)
+
+
+# What damaged metadata and chunks raise when they are read.
+_UNREADABLE = (RuntimeError, ValueError, OSError, KeyError, TypeError)
 
 
 class ActivationStore:
@@ -29,59 +42,164 @@ class ActivationStore:
         self.group = zarr.open_group(path, mode="r+")
         self.config: dict[str, Any] = dict(self.group.attrs["config"])  # type: ignore[arg-type]
         self.batch_rows = cast(int, self.group.attrs["batch_rows"])
-        self.done = np.asarray(self.group["done"][:])  # type: ignore[index]
-        self.keys = [str(key) for key in self.group["key"][:]]  # type: ignore[index]
+        self.labels = {name: self._read(name) for name in LABELS}
+        self.n_rows, n_batches = self.group["key"].shape[0], self.group["done"].shape[0]  # type: ignore[union-attr]
+        done = self._read("done")
+        self.done = np.zeros(n_batches, bool) if done is None else done.copy()
+        self._checksums = self._read("checksum")
+        self.keys = [] if (keys := self.labels["key"]) is None else [str(key) for key in keys]
 
     @property
     def finished(self) -> bool:
-        """Whether every planned batch is there."""
-        return bool(self.done.all())
+        """Whether every planned batch was written, and its labels are as they were, and all its chunks are there."""
+        n_chunks = len(self.done) * self.group[NAME].shape[0]  # type: ignore[union-attr]
+        there = sum(entry.name[0].isdigit() for entry in os.scandir(self.path / NAME))
+        return bool(self.done.all()) and self.labels_intact and there >= n_chunks
+
+    @property
+    def labels_intact(self) -> bool:
+        """Whether the labels are those that were written; of a store without a digest, whether they can be read."""
+        if any(values is None for values in self.labels.values()):
+            return False
+        held = self.group.attrs.get("labels")
+        return held is None or held == digest_labels(self.labels)  # type: ignore[arg-type]
 
     def finished_keys(self) -> dict[str, int]:
         """Rows that are there, by the key of their prompt."""
         absent = {int(row) for rows in self.missing() for row in rows}
         return {key: row for row, key in enumerate(self.keys) if row not in absent}
 
+    def damaged(self) -> list[int]:
+        """The batches that are marked as written and are not as they were written, or cannot be read; nothing is changed."""
+        return [batch for batch, whole in enumerate(self._check()) if not whole and self.done[batch]]
+
     def missing(self) -> list[np.ndarray]:
         """The rows that are still to be written, batch by batch; of a batch that is there in part, those at its end.
 
-        A batch that was written whole and not marked, because the program was killed in between, is marked now.
+        Everything is read. A batch that was written whole and not marked, because the program was killed in between, is
+        marked now; one that is marked and is not as it was written is taken back.
         """
-        size = self.batch_rows
         found = []
-        for batch in np.flatnonzero(~self.done):
-            first, last = int(batch) * size, min((int(batch) + 1) * size, len(self.keys))
-            if len(rows := np.arange(first + self._n_there(first, last), last)):
-                found.append(rows)
-            else:
-                self._mark(int(batch))
+        for batch, whole in enumerate(self._check()):
+            first, last = self._rows(batch)
+            if whole:
+                if not self.done[batch]:
+                    self._mark(batch)
+                continue
+            n_there = 0 if self.done[batch] else self._n_there(first, last)
+            if self.done[batch] or not n_there:
+                self._take_back(batch)
+            found.append(np.arange(first + n_there, last))
         return found
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Write consecutive rows of one batch, (layer, row, node), and mark the batch as done if they are its last."""
-        size = self.batch_rows
-        batch, stop = int(rows[0]) // size, int(rows[-1]) + 1
+        batch, stop = int(rows[0]) // self.batch_rows, int(rows[-1]) + 1
         self.group[NAME][:, int(rows[0]) : stop] = values  # type: ignore[index]
-        if stop == min((batch + 1) * size, len(self.keys)):
+        if stop == self._rows(batch)[1]:
             self._mark(batch)
 
+    def read_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Read rows of the plan: (layer, row, node)."""
+        return self.group[NAME].oindex[:, rows]  # type: ignore[union-attr]
+
+    def _rows(self, batch: int) -> tuple[int, int]:
+        return batch * self.batch_rows, min((batch + 1) * self.batch_rows, self.n_rows)
+
+    def _read(self, name: str) -> np.ndarray | None:
+        """An array of the store; None where it is not there or cannot be read."""
+        try:
+            return np.asarray(self.group[name][:])  # type: ignore[index]
+        except _UNREADABLE:
+            return None
+
+    def _values(self, layers: slice, first: int, last: int) -> np.ndarray | None:
+        try:
+            return np.asarray(self.group[NAME][layers, first:last])  # type: ignore[index]
+        except _UNREADABLE:
+            return None
+
+    def _check(self) -> list[bool]:
+        """Whether each batch is there as it was written."""
+        if not self.labels_intact:
+            return [False] * len(self.done)
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            return list(threads.map(self._is_whole, range(len(self.done))))
+
+    def _is_whole(self, batch: int) -> bool:
+        first, last = self._rows(batch)
+        known = None if self._checksums is None else self._checksums[batch]
+        if known is None or not known.any():
+            return self._n_there(first, last) == last - first
+        values = self._values(slice(None), first, last)
+        return values is not None and np.array_equal(_checksum(values), known)
+
     def _mark(self, batch: int) -> None:
+        if self._checksums is not None:
+            values = self._values(slice(None), *self._rows(batch))
+            self._checksums[batch] = 0 if values is None else _checksum(values)
+            self.group["checksum"][batch] = self._checksums[batch]  # type: ignore[index]
         self.group["done"][batch] = True  # type: ignore[index]
         self.done[batch] = True
+
+    def _take_back(self, batch: int) -> None:
+        """Mark a batch as not done, and remove its chunks, which could not be written over if they cannot be read."""
+        if self.done[batch]:
+            self.group["done"][batch] = False  # type: ignore[index]
+            self.done[batch] = False
+        if self._checksums is not None and self._checksums[batch].any():
+            self._checksums[batch] = 0
+            self.group["checksum"][batch] = self._checksums[batch]  # type: ignore[index]
+        for chunk in (self.path / NAME).glob(f"*.{batch}.0"):
+            chunk.unlink()
 
     def _n_there(self, first: int, last: int) -> int:
         """How many rows from ``first`` on are there in every layer; values never written are NaN, written ones finite."""
         n_there = 0
         for layers in (slice(0, 1), slice(None)):  # one layer is enough to see that nothing is there
-            values = np.asarray(self.group[NAME][layers, first:last])  # type: ignore[index]
+            values = self._values(layers, first, last)
+            if values is None:
+                return 0
             n_there = int(np.logical_and.accumulate(np.isfinite(values).all(axis=(0, 2))).sum())
             if not n_there:
                 break
         return n_there
 
-    def read_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Read rows of the plan: (layer, row, node)."""
-        return self.group[NAME].oindex[:, rows]  # type: ignore[union-attr]
+
+def _checksum(values: np.ndarray) -> np.ndarray:
+    """A checksum a layer, (layer,) uint32."""
+    return np.array([zlib.crc32(np.ascontiguousarray(layer).data) for layer in values], np.uint32)
+
+
+def label_arrays(rows: pd.DataFrame, layers: list[int]) -> dict[str, np.ndarray]:
+    """The labels of a plan as a store holds them; what is missing is an empty text."""
+    held = {
+        name: rows[column].to_numpy() if name == "order" else rows[column].fillna("").astype(str).to_numpy(dtype=str)
+        for name, column in _COLUMNS.items()
+    }
+    return {"layer": np.array(layers), **held}
+
+
+def restore_labels(store: ActivationStore, rows: pd.DataFrame, layers: list[int]) -> ActivationStore | None:
+    """Write the labels of a damaged store anew, where the plan is the one that it was laid out with; else None."""
+    held = label_arrays(rows, layers)
+    if store.group.attrs.get("labels") != digest_labels(held):
+        return None
+    try:
+        for name, values in held.items():
+            for chunk in (store.path / name).glob("[0-9]*"):
+                chunk.unlink()
+            store.group[name][:] = values  # type: ignore[index]
+    except _UNREADABLE:
+        return None
+    restored = ActivationStore(store.path)
+    return restored if restored.labels_intact else None
+
+
+def digest_labels(labels: Mapping[str, np.ndarray]) -> str:
+    """A digest of all labels of a store, row by row."""
+    text = json.dumps({name: np.asarray(labels[name]).tolist() for name in LABELS})
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def create_store(
@@ -109,21 +227,12 @@ def create_store(
     scratch = path.with_name(f".{path.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.parent.mkdir(parents=True, exist_ok=True)
-    text = {
-        name: ("statement", rows[column].fillna("").astype(str).to_numpy(dtype=str))
-        for name, column in {
-            "persona": "persona",
-            "topic": "topic",
-            "direction": "direction",
-            "pair": "pair",
-            "text": "statement",
-            "key": "key",
-        }.items()
-    }
+    held = label_arrays(rows, layers)
+    coords = {name: ("statement", held[name]) for name in _COLUMNS if name not in ("statement", "order")}
     labels = xr.Dataset(
-        {"order": ("statement", rows["order"].to_numpy())},
-        coords={"layer": layers, "statement": rows["id"].to_numpy(dtype=str), **text},
-        attrs={"config": dict(config), "version": VERSION, "batch_rows": batch_rows},
+        {"order": ("statement", held["order"])},
+        coords={"layer": held["layer"], "statement": held["statement"], **coords},
+        attrs={"config": dict(config), "version": VERSION, "batch_rows": batch_rows, "labels": digest_labels(held)},
     )
     labels.to_zarr(scratch, mode="w", zarr_format=2, consolidated=False)
     group = zarr.open_group(scratch, mode="r+")
@@ -133,6 +242,7 @@ def create_store(
         chunks=(1, min(batch_rows, len(rows)), d_node),
         dtype=dtype,
         fill_value=float("nan"),
+        compressors=numcodecs.Zstd(level=0, checksum=True),
         attributes={"_ARRAY_DIMENSIONS": ["layer", "statement", "node"]},
     )
     n_batches = -(-len(rows) // batch_rows)
@@ -146,6 +256,15 @@ def create_store(
         attributes={"_ARRAY_DIMENSIONS": ["batch"]},
     )
     done[:] = np.zeros(n_batches, bool)
+    checksum = group.create_array(
+        "checksum",
+        shape=(n_batches, len(layers)),
+        chunks=(1, len(layers)),
+        dtype="uint32",
+        fill_value=None,
+        attributes={"_ARRAY_DIMENSIONS": ["batch", "layer"]},
+    )
+    checksum[:] = np.zeros((n_batches, len(layers)), np.uint32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(group.store)
@@ -198,12 +317,29 @@ def open_store(path: str | Path) -> xr.DataArray:
     store = open_existing(Path(path))
     if store is None:
         raise FileNotFoundError(f"there is no activation store at {path}.")
-    if not store.finished:
+    if not store.done.all():
         raise ValueError(f"{path} is not finished ({store.done.mean():.0%}); run the extraction again to resume it.")
+    if not store.finished:
+        raise ValueError(f"{path} is damaged: labels or chunks are missing; run the extraction again to repair it.")
     data = xr.open_zarr(path, chunks=None, consolidated=True)
     array = data[NAME].drop_vars("key").isel(statement=np.argsort(data["order"].to_numpy(), kind="stable"))
     array.attrs = dict(store.config)
     return label(array)
+
+
+def holds(path: Path, frame: pd.DataFrame, config: Mapping[str, Any] | None = None) -> bool:
+    """Whether a store holds exactly these statements, whole and as it was written; with a configuration, made with that.
+
+    Everything in it is read. ``frame`` is as :func:`utils.statements.load_statements` returns it.
+    """
+    store = open_existing(path)
+    if store is None or not store.finished or (config is not None and store.config != config):
+        return False
+    order = np.argsort(np.asarray(store.labels["order"]), kind="stable")
+    asked = label_arrays(frame.assign(key="", order=0), [])
+    names = ("statement", "persona", "topic", "direction", "pair", "text")
+    same = all(np.array_equal(np.asarray(store.labels[name])[order], asked[name]) for name in names)
+    return same and not store.damaged()
 
 
 def label(array: xr.DataArray) -> xr.DataArray:

@@ -158,7 +158,7 @@ def test_killed_run_resumes_to_the_same_bits(tiny, frame, path):
         from test_store import OPTIONS, make_frame
         from tiny import make_lm
         from utils.activations import extract
-        from utils.store import NAME, ActivationStore
+        from utils.activations.store import NAME, ActivationStore
         write = ActivationStore.write
         def torn(self, rows, values):
             if rows[0] == 2 * {SIZE}:
@@ -168,7 +168,7 @@ def test_killed_run_resumes_to_the_same_bits(tiny, frame, path):
         ActivationStore.write = torn
         extract(make_lm(), make_frame(), store={str(path)!r}, **OPTIONS)
     """
-    here = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    here = os.pathsep.join(map(str, [Path(__file__).parent, TESTS, TESTS.parent]))
     killed = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": here},
