@@ -114,6 +114,6 @@ def check_room(folder: Path, n_bytes: float) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise OSError(
-            f"{n_bytes / 1e9:.2f} GB are to be written to {folder}, and its disk has {free / 1e9:.2f} GB left; free some space or "
-            "choose another folder."
+            f"{n_bytes / 1e9:.2f} GB are to be written to {folder}, and its disk has {free / 1e9:.2f} GB left; free some "
+            "space or choose another folder."
         )

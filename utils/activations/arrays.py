@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from utils.activations.store import create_store, open_existing, open_store
+from utils.activations.layout import create_store
+from utils.activations.store import open_existing, open_store
 from utils.records import key_of
 from utils.statements.load import check_names, topic_of
 

@@ -46,13 +46,13 @@ def extract(
     *,
     layers: Sequence[int] | None = None,
     component: Component = "resid",
-    position: Position = "last",
+    position: Position | Sequence[Position] = "last",
     role: Role = "system",
     batch_size: int | Literal["auto"] = "auto",
     store: str | Path | None = None,
     progress: bool = True,
 ) -> xr.DataArray:
-    """Run statements through a model and keep the activations of the wanted layers at one position.
+    """Run statements through a model and keep the activations of the wanted layers at one position or several.
 
     Parameters
     ----------
@@ -69,7 +69,8 @@ def extract(
         then has a coordinate ``head``.
     position
         ``last``: the last token of the prompt, where the model would begin to answer. ``statement``: the last token of
-        the statement itself. ``mean``: the mean over the statement's tokens.
+        the statement itself. ``mean``: the mean over the statement's tokens. Several, ``("last", "mean")``, are read in
+        one pass; the array then has a dimension ``position``.
     role
         The turn of the chat template that holds the statement, or ``raw``.
     batch_size
@@ -83,7 +84,8 @@ def extract(
     Returns
     -------
     DataArray
-        (layer, statement, node), float32 (float16 for a float16 model), with coordinates ``persona``, ``direction``,
+        (layer, statement, node), or (position, layer, statement, node) for several positions, float32 (float16 for a
+        float16 model), with coordinates ``persona``, ``direction``,
         ``topic``, ``pair`` and ``text`` along ``statement``, and the configuration in ``attrs``. With a store, it is
         read from disk only where used.
 
@@ -93,8 +95,7 @@ def extract(
         Layers out of range, a statement longer than the context window, a store made with another configuration,
         or a non-finite activation, with the statement and layer.
     """
-    if position not in ("last", "statement", "mean"):
-        raise ValueError(f"unknown position {position!r}; expected last, statement or mean.")
+    check_positions(position)
     frame = _as_frame(statements)
     chosen = check_layers(lm, component, layers)
     template = find_template(lm.tokenizer, role)
@@ -108,7 +109,7 @@ def extract(
         "model_dtype": str(lm.dtype).removeprefix("torch."),
         "template": [template.before, template.after],
         "role": template.role,
-        "position": position,
+        "position": position if isinstance(position, str) else list(position),
         "component": component,
         **({"n_heads": lm.n_heads} if component == "heads" else {}),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -116,11 +117,12 @@ def extract(
     width = component_width(lm, component)
     dtype = "float16" if lm.dtype == torch.float16 else "float32"
     if store is None:
-        values = np.empty((len(chosen), len(frame), width), dtype)
+        several = () if isinstance(position, str) else (len(position),)
+        values = np.empty((*several, len(chosen), len(frame), width), dtype)
         order = plan.rows["order"].to_numpy()
 
         def keep(rows: np.ndarray, batch: np.ndarray) -> None:
-            values[:, order[rows]] = batch
+            values[..., order[rows], :] = batch
 
         _run(lm, plan, chosen, component, position, plan.batches(), keep, progress)
         return label(_as_array(values, frame, chosen, config))
@@ -164,12 +166,12 @@ def _run(
     plan: Plan,
     layers: list[int],
     component: Component,
-    position: Position,
+    position: Position | Sequence[Position],
     batches: list[np.ndarray],
     keep: Callable[[np.ndarray, np.ndarray], None],
     progress: bool,
 ) -> None:
-    """Run batches of the plan's rows and hand each to ``keep(rows, (layer, row, node))``."""
+    """Run batches of the plan's rows and hand each to ``keep(rows, ([position,] layer, row, node))``."""
     total = sum(len(rows) for rows in batches)
     prefix = share_prefix(lm, plan.prompts) if total else Prefix()
     with tqdm(total=total, desc="activations", unit="statement", disable=not progress or total == 0) as bar:
@@ -177,7 +179,7 @@ def _run(
             prompts = [plan.prompts[row] for row in rows]
             values = run_batch(lm, prompts, layers, component=component, position=position, prefix=prefix)
             if not np.isfinite(values).all():
-                layer, row, _ = np.argwhere(~np.isfinite(values))[0]
+                layer, row, _ = np.argwhere(~np.isfinite(values))[0][-3:]
                 name = plan.rows["id"].iloc[rows[row]]
                 raise ValueError(
                     f"the activation of statement {name!r} at layer {layers[layer]} is not finite; "
@@ -212,7 +214,17 @@ def _as_array(values: np.ndarray, frame: pd.DataFrame, layers: list[int], config
     names = {"persona": "persona", "topic": "topic", "direction": "direction", "pair": "pair", "text": "statement"}
     coords = {name: ("statement", frame[column].to_numpy(dtype=str)) for name, column in names.items()}
     coords |= {"layer": layers, "statement": frame["id"].to_numpy(dtype=str)}
-    return xr.DataArray(values, coords, ("layer", "statement", "node"), name="activations", attrs=config)
+    dims = ("layer", "statement", "node")
+    if values.ndim == 4:
+        coords, dims = coords | {"position": config["position"]}, ("position", *dims)
+    return xr.DataArray(values, coords, dims, name="activations", attrs=config)
+
+
+def check_positions(position: Position | Sequence[Position]) -> None:
+    """Refuse unknown positions, none, and the same one twice."""
+    names = [position] if isinstance(position, str) else list(position)
+    if not names or len(set(names)) < len(names) or set(names) - {"last", "statement", "mean"}:
+        raise ValueError(f"unknown position {position!r}; expected last, statement or mean, or several of these.")
 
 
 def _check_lengths(lm: LanguageModel, frame: pd.DataFrame, prompts: list[Prompt]) -> None:
@@ -229,10 +241,10 @@ def run_batch(
     layers: list[int],
     *,
     component: Component = "resid",
-    position: Position = "last",
+    position: Position | Sequence[Position] = "last",
     prefix: Prefix | None = None,
 ) -> np.ndarray:
-    """Activations of a batch, (layer, prompt, node); the batch is halved where memory does not suffice."""
+    """Activations of a batch, ([position,] layer, prompt, node); the batch is halved where memory does not suffice."""
     prefix = prefix or Prefix()
     try:
         return _run_once(lm, prompts, layers, component, position, prefix)
@@ -244,7 +256,9 @@ def run_batch(
     half = len(prompts) // 2
     logger.warning("out of memory with %d statements a batch; going on with %d", len(prompts), half)
     options = {"component": component, "position": position, "prefix": prefix}
-    return np.concatenate([run_batch(lm, part, layers, **options) for part in (prompts[:half], prompts[half:])], axis=1)
+    return np.concatenate(
+        [run_batch(lm, part, layers, **options) for part in (prompts[:half], prompts[half:])], axis=-2
+    )
 
 
 def _run_once(
@@ -252,25 +266,28 @@ def _run_once(
     prompts: Sequence[Prompt],
     layers: list[int],
     component: Component,
-    position: Position,
+    position: Position | Sequence[Position],
     prefix: Prefix,
 ) -> np.ndarray:
     skipped = len(prefix.ids)
     ids, mask = pad_right([prompt.ids[skipped:] for prompt in prompts], lm.device)
-    weights = _token_weights(prompts, ids.shape[1], position, skipped)  # (B, T)
-    rows, at = torch.arange(len(prompts)), weights.argmax(dim=1)
-    caught: dict[int, torch.Tensor] = {}
+    names: list[Position] = [position] if isinstance(position, str) else list(position)
+    weights = {name: _token_weights(prompts, ids.shape[1], name, skipped) for name in names}  # (B, T) each
+    rows = torch.arange(len(prompts))
+    caught: dict[tuple[Position, int], torch.Tensor] = {}
 
     def catch(layer: int, value: torch.Tensor) -> None:  # (B, T, d) or (B, T, H, d)
-        if position == "mean":
-            picked = torch.einsum("bt,bt...->b...", weights.to(value.device), value.float())
-        else:
-            picked = value[rows.to(value.device), at.to(value.device)]
-        caught[layer] = picked.flatten(1).to(torch.float16 if value.dtype == torch.float16 else torch.float32)
+        for name, own in weights.items():
+            if name == "mean":
+                picked = torch.einsum("bt,bt...->b...", own.to(value.device), value.float())
+            else:
+                picked = value[rows.to(value.device), own.argmax(dim=1).to(value.device)]
+            caught[name, layer] = picked.flatten(1).to(torch.float16 if value.dtype == torch.float16 else torch.float32)
 
     with torch.inference_mode(), hook_component(lm, component, layers, catch):
         lm.decoder(input_ids=ids, **repeat_prefix(prefix, mask))
-        return torch.stack([caught[layer].to("cpu") for layer in layers]).numpy()
+        stacks = [torch.stack([caught[name, layer].to("cpu") for layer in layers]).numpy() for name in names]
+    return stacks[0] if isinstance(position, str) else np.stack(stacks)
 
 
 def _token_weights(prompts: Sequence[Prompt], width: int, position: Position, skipped: int) -> torch.Tensor:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from utils.activations.store import ActivationStore, create_store, open_existing, restore_labels
+from utils.activations.layout import create_store, restore_labels
+from utils.activations.store import ActivationStore, open_existing
 from utils.models.prompts import Prompt
 
 logger = logging.getLogger(__name__)

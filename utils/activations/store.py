@@ -5,33 +5,27 @@ reading one layer of one persona touches only its own chunks. A row of ``done`` 
 resumed run where to go on. A checksum a batch and layer, and one of the labels, tell whether what was written is still there.
 """
 
-import hashlib
 import json
+import math
 import os
-import shutil
-import warnings
-import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-import numcodecs
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
 
+from utils.activations.integrity import LABELS, checksum, digest_labels, label_arrays
+
 VERSION = 1
 NAME = "activations"
-# Labels of the rows, and the columns of a plan that they are taken from.
-_COLUMNS = {"statement": "id", "persona": "persona", "topic": "topic", "direction": "direction", "pair": "pair"}
-_COLUMNS |= {"text": "statement", "key": "key", "order": "order"}
-LABELS = ("layer", *_COLUMNS)
 
 
 # What damaged metadata and chunks raise when they are read.
-_UNREADABLE = (RuntimeError, ValueError, OSError, KeyError, TypeError)
+UNREADABLE = (RuntimeError, ValueError, OSError, KeyError, TypeError)
 
 
 class ActivationStore:
@@ -52,7 +46,7 @@ class ActivationStore:
     @property
     def finished(self) -> bool:
         """Whether every planned batch was written, and its labels are as they were, and all its chunks are there."""
-        n_chunks = len(self.done) * self.group[NAME].shape[0]  # type: ignore[union-attr]
+        n_chunks = len(self.done) * math.prod(self.group[NAME].shape[:-2])  # type: ignore[union-attr]
         there = sum(entry.name[0].isdigit() for entry in os.scandir(self.path / NAME))
         return bool(self.done.all()) and self.labels_intact and there >= n_chunks
 
@@ -93,15 +87,15 @@ class ActivationStore:
         return found
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Write consecutive rows of one batch, (layer, row, node), and mark the batch as done if they are its last."""
+        """Write consecutive rows of one batch, ([position,] layer, row, node), and mark the batch as done at its end."""
         batch, stop = int(rows[0]) // self.batch_rows, int(rows[-1]) + 1
-        self.group[NAME][:, int(rows[0]) : stop] = values  # type: ignore[index]
+        self.group[NAME][..., int(rows[0]) : stop, :] = values  # type: ignore[index]
         if stop == self._rows(batch)[1]:
             self._mark(batch)
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Read rows of the plan: (layer, row, node)."""
-        return self.group[NAME].oindex[:, rows]  # type: ignore[union-attr]
+        """Read rows of the plan: ([position,] layer, row, node)."""
+        return self.group[NAME].oindex[..., rows, slice(None)]  # type: ignore[union-attr]
 
     def _rows(self, batch: int) -> tuple[int, int]:
         return batch * self.batch_rows, min((batch + 1) * self.batch_rows, self.n_rows)
@@ -110,13 +104,13 @@ class ActivationStore:
         """An array of the store; None where it is not there or cannot be read."""
         try:
             return np.asarray(self.group[name][:])  # type: ignore[index]
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
 
     def _values(self, layers: slice, first: int, last: int) -> np.ndarray | None:
         try:
-            return np.asarray(self.group[NAME][layers, first:last])  # type: ignore[index]
-        except _UNREADABLE:
+            return np.asarray(self.group[NAME][..., layers, first:last, :])  # type: ignore[index]
+        except UNREADABLE:
             return None
 
     def _check(self) -> list[bool]:
@@ -132,12 +126,12 @@ class ActivationStore:
         if known is None or not known.any():
             return self._n_there(first, last) == last - first
         values = self._values(slice(None), first, last)
-        return values is not None and np.array_equal(_checksum(values), known)
+        return values is not None and np.array_equal(checksum(values), known)
 
     def _mark(self, batch: int) -> None:
         if self._checksums is not None:
             values = self._values(slice(None), *self._rows(batch))
-            self._checksums[batch] = 0 if values is None else _checksum(values)
+            self._checksums[batch] = 0 if values is None else checksum(values)
             self.group["checksum"][batch] = self._checksums[batch]  # type: ignore[index]
         self.group["done"][batch] = True  # type: ignore[index]
         self.done[batch] = True
@@ -160,118 +154,11 @@ class ActivationStore:
             values = self._values(layers, first, last)
             if values is None:
                 return 0
-            n_there = int(np.logical_and.accumulate(np.isfinite(values).all(axis=(0, 2))).sum())
+            there = np.isfinite(np.moveaxis(values, -2, 0)).reshape(last - first, -1).all(axis=1)
+            n_there = int(np.logical_and.accumulate(there).sum())
             if not n_there:
                 break
         return n_there
-
-
-def _checksum(values: np.ndarray) -> np.ndarray:
-    """A checksum a layer, (layer,) uint32."""
-    return np.array([zlib.crc32(np.ascontiguousarray(layer).data) for layer in values], np.uint32)
-
-
-def label_arrays(rows: pd.DataFrame, layers: list[int]) -> dict[str, np.ndarray]:
-    """The labels of a plan as a store holds them; what is missing is an empty text."""
-    held = {
-        name: rows[column].to_numpy() if name == "order" else rows[column].fillna("").astype(str).to_numpy(dtype=str)
-        for name, column in _COLUMNS.items()
-    }
-    return {"layer": np.array(layers), **held}
-
-
-def restore_labels(store: ActivationStore, rows: pd.DataFrame, layers: list[int]) -> ActivationStore | None:
-    """Write the labels of a damaged store anew, where the plan is the one that it was laid out with; else None."""
-    held = label_arrays(rows, layers)
-    if store.group.attrs.get("labels") != digest_labels(held):
-        return None
-    try:
-        for name, values in held.items():
-            for chunk in (store.path / name).glob("[0-9]*"):
-                chunk.unlink()
-            store.group[name][:] = values  # type: ignore[index]
-    except _UNREADABLE:
-        return None
-    restored = ActivationStore(store.path)
-    return restored if restored.labels_intact else None
-
-
-def digest_labels(labels: Mapping[str, np.ndarray]) -> str:
-    """A digest of all labels of a store, row by row."""
-    text = json.dumps({name: np.asarray(labels[name]).tolist() for name in LABELS})
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def create_store(
-    path: Path,
-    *,
-    layers: list[int],
-    d_node: int,
-    rows: pd.DataFrame,
-    batch_rows: int,
-    dtype: str,
-    config: Mapping[str, Any],
-) -> ActivationStore:
-    """Lay out an empty store for the rows of a batch plan, replacing what is at ``path``.
-
-    Parameters
-    ----------
-    rows
-        One row a statement in the order of the plan, with the columns ``id, persona, topic, direction, pair,
-        statement, key, order``; ``order`` is the statement's place in what the caller asked for.
-    batch_rows
-        Rows a batch, which is also the chunk size.
-    config
-        What the activations were computed with; JSON values only.
-    """
-    scratch = path.with_name(f".{path.name}.new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.parent.mkdir(parents=True, exist_ok=True)
-    held = label_arrays(rows, layers)
-    coords = {name: ("statement", held[name]) for name in _COLUMNS if name not in ("statement", "order")}
-    labels = xr.Dataset(
-        {"order": ("statement", held["order"])},
-        coords={"layer": held["layer"], "statement": held["statement"], **coords},
-        attrs={"config": dict(config), "version": VERSION, "batch_rows": batch_rows, "labels": digest_labels(held)},
-    )
-    labels.to_zarr(scratch, mode="w", zarr_format=2, consolidated=False)
-    group = zarr.open_group(scratch, mode="r+")
-    group.create_array(
-        NAME,
-        shape=(len(layers), len(rows), d_node),
-        chunks=(1, min(batch_rows, len(rows)), d_node),
-        dtype=dtype,
-        fill_value=float("nan"),
-        compressors=numcodecs.Zstd(level=0, checksum=True),
-        attributes={"_ARRAY_DIMENSIONS": ["layer", "statement", "node"]},
-    )
-    n_batches = -(-len(rows) // batch_rows)
-    # Without a fill value xarray reads the flags as they are and not as numbers that may be missing.
-    done = group.create_array(
-        "done",
-        shape=(n_batches,),
-        chunks=(1,),
-        dtype=bool,
-        fill_value=None,
-        attributes={"_ARRAY_DIMENSIONS": ["batch"]},
-    )
-    done[:] = np.zeros(n_batches, bool)
-    checksum = group.create_array(
-        "checksum",
-        shape=(n_batches, len(layers)),
-        chunks=(1, len(layers)),
-        dtype="uint32",
-        fill_value=None,
-        attributes={"_ARRAY_DIMENSIONS": ["batch", "layer"]},
-    )
-    checksum[:] = np.zeros((n_batches, len(layers)), np.uint32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(group.store)
-    if path.exists():
-        shutil.rmtree(path)
-    scratch.rename(path)
-    return ActivationStore(path)
 
 
 def open_existing(path: Path) -> ActivationStore | None:
@@ -304,7 +191,7 @@ def open_store(path: str | Path) -> xr.DataArray:
     Returns
     -------
     DataArray
-        (layer, statement, node) in the order in which the statements were asked for, as
+        (layer, statement, node), or (position, layer, statement, node), in the order in which the statements were asked for, as
         :func:`utils.activations.extract` returns it. ``attrs`` hold the configuration.
 
     Raises
@@ -321,7 +208,7 @@ def open_store(path: str | Path) -> xr.DataArray:
         raise ValueError(f"{path} is not finished ({store.done.mean():.0%}); run the extraction again to resume it.")
     if not store.finished:
         raise ValueError(f"{path} is damaged: labels or chunks are missing; run the extraction again to repair it.")
-    data = xr.open_zarr(path, chunks=None, consolidated=True)
+    data = xr.open_zarr(path, chunks=None, consolidated=(Path(path) / ".zmetadata").exists())
     array = data[NAME].drop_vars("key").isel(statement=np.argsort(data["order"].to_numpy(), kind="stable"))
     array.attrs = dict(store.config)
     return label(array)

@@ -1,5 +1,6 @@
 """The command ``personascope``."""
 
+import importlib.metadata
 import logging
 import sys
 import traceback
@@ -46,12 +47,21 @@ EXAMPLES = """
 """
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"personascope {importlib.metadata.version('personascope')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
     # Taken here so that it is in the help; main reads it from the command line, as errors end there.
-    del debug
+    del debug, version
 
 
 @app.command(epilog=EXAMPLES)

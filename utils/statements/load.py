@@ -6,6 +6,7 @@ Three layouts of statements are read, recognised by their content: this project'
 
 import csv
 import difflib
+import importlib.resources
 import io
 import json
 import logging
@@ -18,7 +19,9 @@ from utils.statements.csv_lines import check_filled, check_ids, decode, first_va
 
 logger = logging.getLogger(__name__)
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+_PACKAGE = Path(str(importlib.resources.files("utils")))
+# A wheel holds the folder inside the package, the project's tree beside it.
+DATA = next(filter(Path.is_dir, (_PACKAGE / "data", _PACKAGE.parent / "data")), _PACKAGE / "data")
 COLUMNS = ["id", "persona", "topic", "direction", "statement", "pair"]
 TOPICS = {
     "politics": ["politically-liberal", "politically-conservative", "anti-immigration", "anti-LGBTQ-rights"],

@@ -97,7 +97,9 @@ def check_config(config: StudyConfig) -> None:
         if getattr(config, name) < least:
             raise ValueError(f"{name} must be at least {least}, not {getattr(config, name)}.")
     if 0 < config.probe_flips < 20:
-        raise ValueError(f"probe_flips must be 0, or at least 20 for a 5th and 95th percentile, not {config.probe_flips}.")
+        raise ValueError(
+            f"probe_flips must be 0, or at least 20 for a 5th and 95th percentile, not {config.probe_flips}."
+        )
     if not 0 < config.threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], not {config.threshold}: it is a share of the runs.")
     if not 0 < config.alpha_max < 1:

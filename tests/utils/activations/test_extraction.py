@@ -480,3 +480,28 @@ def test_work_still_to_do(tiny, frame, tmp_path):
     extract(lm, frame, layers=[0, 2], store=store, **QUIET)
     work = plan_work(lm, frame, layers=[0, 2], store=store)
     assert (work.n_statements, work.n_tokens, work.seconds) == (0, 0, 0.0)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_several_positions_are_read_in_one_pass(tiny, tmp_path, stored):
+    lm = tiny()
+    texts = ["I keep my word.", "I never do, and nobody ever noticed.", "So?"]
+    options = {"batch_size": 2, "store": tmp_path / "acts.zarr" if stored else None, "progress": False}
+    with count_forwards(lm) as sizes:
+        both = extract(lm, texts, position=("last", "mean"), **options)
+    assert sum(sizes) == len(texts)
+    assert both.dims == ("position", "layer", "statement", "node")
+    for name in ("last", "mean"):
+        alone = extract(lm, texts, position=name, batch_size=2, progress=False)
+        np.testing.assert_array_equal(both.sel(position=name).to_numpy(), alone.to_numpy())
+    if stored:
+        with count_forwards(lm) as sizes:
+            again = extract(lm, [*texts, "One more."], position=("last", "mean"), **options)
+        assert sum(sizes) == 1
+        np.testing.assert_array_equal(again.to_numpy()[:, :, :3], both.to_numpy())
+
+
+@pytest.mark.parametrize("position", [(), ("last", "last"), ("last", "first"), "first"])
+def test_positions_that_are_none(tiny, position, unchecked):
+    with pytest.raises(ValueError, match="expected last, statement or mean"):
+        extract(tiny(), ["a"], position=position, progress=False)

@@ -1,3 +1,4 @@
+import importlib.metadata
 import logging
 import re
 import subprocess
@@ -67,6 +68,12 @@ def check_refusal(result, message):
     assert err.startswith("personascope: ")
     assert err.count("\n") == 1, err
     assert err.rstrip().endswith((".", "?")), err
+
+
+def test_the_version_is_that_of_the_package(command):
+    status, out, _ = command("--version")
+    assert status == 0
+    assert out == f"personascope {importlib.metadata.version('personascope')}\n"
 
 
 @pytest.mark.parametrize(
