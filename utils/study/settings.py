@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from utils.nodes.scans import MIN_BACKGROUND
 from utils.options import Center, ContrastName, Position, ProtocolName, Role, ScanName, ScoreName, Tail
@@ -105,6 +105,49 @@ def fit_samples(config: StudyConfig, contrasts: Sequence[Contrast]) -> StudyConf
         n_clean=fitted if config.n_clean is None else config.n_clean,
         n_anomalous=fitted if config.n_anomalous is None else config.n_anomalous,
     )
+
+
+def check_config(config: StudyConfig) -> None:
+    """Refuse, before anything is read or written, options that cannot be.
+
+    Raises
+    ------
+    ValueError
+        What was given, and what was expected.
+    """
+    positions = positions_of(config)
+    if not positions or len(set(positions)) < len(positions) or set(positions) - set(get_args(Position)):
+        raise ValueError(
+            f"unknown position {config.position!r}; expected one or more of {', '.join(get_args(Position))}."
+        )
+    for name, words in (
+        ("role", Role),
+        ("contrast", ContrastName),
+        ("scan", ScanName),
+        ("score", ScoreName),
+        ("tail", Tail),
+        ("center", Center),
+        ("protocol", ProtocolName),
+    ):
+        if (given := getattr(config, name)) not in get_args(words):
+            raise ValueError(f"unknown {name} {given!r}; expected {', '.join(get_args(words))}.")
+    for name, least in (
+        ("runs", 1), ("permutations", 1), ("n_clean", 1), ("n_anomalous", 1), ("alphas", 1), ("restarts", 1),
+        ("probe_flips", 0), ("stability", 0), ("power_draws", 0), ("flips", 19), ("seed", 0), ("jobs", 0),
+    ):  # fmt: skip
+        given = getattr(config, name)
+        if given is not None and given < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(config, name)}.")
+    if 0 < config.probe_flips < 20:
+        raise ValueError(
+            f"probe_flips must be 0, or at least 20 for a 5th and 95th percentile, not {config.probe_flips}."
+        )
+    if not 0 < config.threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], not {config.threshold}: it is a share of the runs.")
+    if not 0 < config.alpha_max < 1:
+        raise ValueError(f"alpha_max must be in (0, 1), not {config.alpha_max}.")
+    if config.batch_size != "auto" and config.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 or 'auto', not {config.batch_size}.")
 
 
 def needed_h0(config: StudyConfig, *, paired: bool) -> int:
