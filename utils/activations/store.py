@@ -18,11 +18,8 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-<<<<<<< HEAD
-from utils.options import Position
-=======
 from utils.activations.integrity import LABELS, checksum, digest_labels, label_arrays
->>>>>>> main
+from utils.options import Position
 
 VERSION = 1
 NAME = "activations"
@@ -218,7 +215,6 @@ def open_store(path: str | Path) -> xr.DataArray:
     return label(array)
 
 
-<<<<<<< HEAD
 def split_positions(array: xr.DataArray) -> dict[Position, xr.DataArray]:
     """The activations at each token position, (layer, statement, node), in the order in which they were asked for."""
     if "position" not in array.dims:
@@ -226,7 +222,8 @@ def split_positions(array: xr.DataArray) -> dict[Position, xr.DataArray]:
     names = array["position"].to_numpy().tolist()
     # The configuration of one position is what an extraction of it alone would have left.
     return {name: array.sel(position=name, drop=True).assign_attrs(position=name) for name in names}
-=======
+
+
 def holds(path: Path, frame: pd.DataFrame, config: Mapping[str, Any] | None = None) -> bool:
     """Whether a store holds exactly these statements, whole and as it was written; with a configuration, made with that.
 
@@ -240,7 +237,6 @@ def holds(path: Path, frame: pd.DataFrame, config: Mapping[str, Any] | None = No
     names = ("statement", "persona", "topic", "direction", "pair", "text")
     same = all(np.array_equal(np.asarray(store.labels[name])[order], asked[name]) for name in names)
     return same and not store.damaged()
->>>>>>> main
 
 
 def label(array: xr.DataArray) -> xr.DataArray:

@@ -11,12 +11,8 @@ import xarray as xr
 from deepscan import ScanRuns
 from utils.activations.store import open_store, split_positions
 from utils.nodes.sets import NodeSet, node_sets
-<<<<<<< HEAD
 from utils.options import Position
-from utils.records import key_of
-=======
 from utils.records import FINISHED, RECORD, is_moving, key_of, read_json
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -56,14 +52,19 @@ class Study:
 
     @cached_property
     def activations(self) -> xr.DataArray:
-<<<<<<< HEAD
         """(layer, statement, node) at the position of the scans, read from disk where used."""
         return next(iter(self.activations_by_position.values()))
 
     @cached_property
     def activations_by_position(self) -> dict[Position, xr.DataArray]:
         """The activations at every token position of the study, that of the scans first."""
-        return split_positions(open_store(self.folder / "activations.zarr"))
+        found = split_positions(open_store(self.folder / "activations.zarr"))
+        if self.record.get("statements", held := key_of_statements(next(iter(found.values())))) != held:
+            raise ValueError(
+                f"the activations in {self.folder} are of other statements than its tables: a study with other options was not "
+                "finished there. Run it again, or the earlier one."
+            )
+        return found
 
     @cached_property
     def localization(self) -> pd.DataFrame:
@@ -102,16 +103,6 @@ class Study:
 
     def _read(self, name: str) -> pd.DataFrame:
         return pd.read_parquet(self.folder / f"{name}.parquet")
-=======
-        """(layer, statement, node), read from disk where used."""
-        acts = open_store(self.folder / "activations.zarr")
-        if self.record.get("statements", held := key_of_statements(acts)) != held:
-            raise ValueError(
-                f"the activations in {self.folder} are of other statements than its tables: a study with other options was not "
-                "finished there. Run it again, or the earlier one."
-            )
-        return acts
->>>>>>> main
 
     @cached_property
     def layers(self) -> pd.DataFrame:

@@ -1,11 +1,6 @@
 """The whole study: statements to activations, layers, scans, node sets, figures and a report, each stage run once."""
 
 import logging
-<<<<<<< HEAD
-import tempfile
-=======
-import os
->>>>>>> main
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,15 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from deepscan import ScanRuns, detect
-<<<<<<< HEAD
-from utils.activations.store import open_store, split_positions
-from utils.layers.separation import SMALLEST_SIDE, divergence
-=======
-from utils.activations.store import holds, open_store
+from utils.activations.store import holds, open_store, split_positions
 from utils.folders import hold_folder
-from utils.layers.separation import SMALLEST_SIDE, best_layer, divergence, layer_stability
-from utils.layers.thirds import layer_thirds, model_thirds
->>>>>>> main
+from utils.layers.separation import SMALLEST_SIDE, divergence
 from utils.layers.topics import topic_divergence
 from utils.nodes.selectors import compare_selectors
 from utils.nodes.sets import node_frequencies
@@ -34,16 +23,10 @@ from utils.statements.form import form_table
 from utils.statements.splits import split_parts
 from utils.study.figures import draw_figures
 from utils.study.report import write_report
-<<<<<<< HEAD
-from utils.study.results import Study, open_study
-from utils.study.settings import StudyConfig, fit_samples, needed_h0, scan_options
-from utils.study.source import open_source
-from utils.study.tables import add_on_request, choose_layer, compare_node_sets, detect_personas, judge_thirds, locate
-=======
 from utils.study.results import Study, key_of_statements, open_study
-from utils.study.settings import StudyConfig, check_config, needed_h0, scan_options
+from utils.study.settings import StudyConfig, check_config, fit_samples, needed_h0, scan_options
 from utils.study.source import Source, open_source
->>>>>>> main
+from utils.study.tables import add_on_request, choose_layer, compare_node_sets, detect_personas, judge_thirds, locate
 
 logger = logging.getLogger(__name__)
 
@@ -108,15 +91,11 @@ def _run_stages(
         # Arrays and hub models are compared with what is stored.
         source.compute(store, progress)
     else:
-<<<<<<< HEAD
-        log.stage("activations", source.key, lambda: source.compute(store, progress), exists=store.exists())
-    by_position = split_positions(open_store(store))
-    acts = next(iter(by_position.values()))
-=======
         held = holds(store, source.frame, log.made_from)
         log.stage("activations", source.key, lambda: source.compute(store, progress), exists=held)
-    acts = open_store(store)
->>>>>>> main
+    opened = open_store(store)
+    by_position = split_positions(opened)
+    acts = next(iter(by_position.values()))
     further = _check_scan_layers(acts, config)
     base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, part, config.contrast, config.seed)
     layer = choose_layer(log, base, acts, select, config)
@@ -127,13 +106,8 @@ def _run_stages(
         tested = acts.isel(statement=np.flatnonzero(part == "test"))
         log.table("topics", base, lambda: topic_divergence(tested, probe_permutations=0, progress=progress))
     else:
-<<<<<<< HEAD
-        (folder / "topics.parquet").unlink(missing_ok=True)
-    thirds = judge_thirds(log, base, acts, test, config)
-=======
         log.leave_out("topics")
-    thirds = _judge_thirds(log, base, acts, test, chosen=config.layers is not None)
->>>>>>> main
+    thirds = judge_thirds(log, base, acts, test, config)
     if source.has_texts:
         log.table("form", base, lambda: form_table(source.frame["statement"].tolist(), test))
     scan_key = key_of(base, layer, further, scan_options(config), config.threshold)
@@ -141,16 +115,11 @@ def _run_stages(
     for k in sorted({layer, *further}):
         scans = "scans" if k == layer else f"scans/layer-{k}"
         runs[k] = _scan_layer(log, scans, acts, test, k, base, config, progress)
-<<<<<<< HEAD
-    detection = detect_personas(log, base, runs, acts, test, config, progress=progress)
-=======
-    detection = log.table("detection", scan_key, lambda: summarise(runs, threshold=config.threshold))
->>>>>>> main
+    detection, tested = detect_personas(log, base, scan_key, runs, acts, test, config, progress=progress)
     frequencies = {k: node_frequencies(by_persona).assign(layer=k) for k, by_persona in runs.items()}
     log.table("nodes", scan_key, lambda: _concat(frequencies))
     values = acts.sel(layer=layer).to_numpy()
-    tested = pd.read_parquet(folder / "tests" / f"layer-{layer}.parquet")
-    compare_node_sets(log, key_of(scan_key, config.flips), runs[layer], values, test, tested, config)
+    compare_node_sets(log, key_of(scan_key, config.flips), runs[layer], values, test, tested[layer], config)
     add_on_request(log, key_of(base, layer), values, test, config, progress=progress)
     log.table(
         "selectors",
@@ -162,7 +131,7 @@ def _run_stages(
     else:
         log.leave_out("node_stability")
     log.add(
-        activations=acts.attrs,
+        activations=opened.attrs,
         n_layers=int(acts["layer"].max()),
         n_nodes=acts.sizes["node"],
         best_layer=layer,
@@ -215,21 +184,6 @@ def _scan(values: np.ndarray, contrast: Contrast, config: StudyConfig, progress:
     found.save(path)
 
 
-<<<<<<< HEAD
-=======
-def _judge_thirds(
-    log: StageLog, key: str, acts: xr.DataArray, contrasts: list[Contrast], *, chosen: bool
-) -> dict | None:
-    """Write the verdict of every persona and return that of the model; none for chosen layers or too few."""
-    layers = [layer for layer in acts["layer"].to_numpy().tolist() if layer]
-    if chosen or layers != list(range(1, len(layers) + 1)) or len(layers) < 3:
-        log.leave_out("thirds")
-        return None
-    log.table("thirds", key, lambda: layer_thirds(acts, contrasts))
-    return log.table("model_thirds", key, lambda: model_thirds(acts, contrasts)).to_dict("records")[0]
-
-
->>>>>>> main
 def _halve(values: np.ndarray, contrasts: list[Contrast], config: StudyConfig, progress: bool) -> pd.DataFrame:
     names = ("tail", "center", "score", "alpha_max", "alphas", "restarts", "scan")
     options = {name: value for name, value in scan_options(config).items() if name in names}

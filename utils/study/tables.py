@@ -1,6 +1,7 @@
 """The tables of a study: each is a stage, computed where its inputs have changed."""
 
 from collections.abc import Sequence
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from utils.nodes.scans import summarise
 from utils.nodes.sets import node_sets, overlap
 from utils.nodes.significance import NODE_RULES, compare_sides, rule_sets
 from utils.options import Position
-from utils.records import StageLog, key_of, write_frame
+from utils.records import StageLog, key_of
 from utils.statements.contrasts import Contrast
 from utils.study.power import measure_power
 from utils.study.settings import StudyConfig
@@ -63,7 +64,7 @@ def judge_thirds(
     """Write the answers of every persona and return those of the model; none for chosen layers or too few."""
     layers = [layer for layer in acts["layer"].to_numpy().tolist() if layer]
     if config.layers is not None or layers != list(range(1, len(layers) + 1)) or len(layers) < 3:
-        (log.folder / "thirds.parquet").unlink(missing_ok=True)
+        log.leave_out("thirds")
         return None
 
     def by_persona() -> pd.DataFrame:
@@ -83,32 +84,28 @@ def judge_thirds(
 def detect_personas(
     log: StageLog,
     key: str,
+    scan_key: str,
     runs: dict[int, dict[str, ScanRuns]],
     acts: xr.DataArray,
     contrasts: list[Contrast],
     config: StudyConfig,
     *,
     progress: bool,
-) -> pd.DataFrame:
-    """Write ``detection.parquet``, every test of every persona and scanned layer; and ``node_tests.parquet``."""
+) -> tuple[pd.DataFrame, dict[int, pd.DataFrame]]:
+    """Write ``detection.parquet``, every test of every persona and scanned layer, and the tests node by node; return both."""
     options = {"n_permutations": config.flips, "rng": config.seed, "n_jobs": config.n_jobs, "progress": progress}
-    frames = []
+    personas, nodes = [], {}
     for layer in runs:
-        name = f"tests/layer-{layer}"
-        path = log.folder / f"{name}.parquet"
-        personas_of = log.folder / f"{name}-personas.parquet"
+        compare = cache(partial(compare_sides, acts.sel(layer=layer).to_numpy(), contrasts, **options))
+        name, own = f"tests/layer-{layer}", key_of(key, layer, config.flips)
+        nodes[layer] = log.table(name, own, lambda compare=compare: compare()[1])
+        personas.append(log.table(f"{name}-personas", own, lambda compare=compare: compare()[0]).assign(layer=layer))
 
-        def compute(layer: int = layer, path=path, personas_of=personas_of) -> None:
-            personas, nodes = compare_sides(acts.sel(layer=layer).to_numpy(), contrasts, **options)
-            write_frame(path, nodes)
-            write_frame(personas_of, personas)
+    def all_tests() -> pd.DataFrame:
+        scans = summarise(runs, threshold=config.threshold)
+        return scans.merge(pd.concat(personas, ignore_index=True), on=["persona", "layer"], validate="one_to_one")
 
-        log.stage(name, key_of(key, layer, config.flips), compute, exists=path.exists() and personas_of.exists())
-        frames.append(pd.read_parquet(personas_of).assign(layer=layer))
-    scans = summarise(runs, threshold=config.threshold)
-    table = scans.merge(pd.concat(frames, ignore_index=True), on=["persona", "layer"], validate="one_to_one")
-    write_frame(log.folder / "detection.parquet", table)
-    return table
+    return log.table("detection", key_of(scan_key, config.flips), all_tests), nodes
 
 
 def compare_node_sets(
@@ -155,11 +152,11 @@ def add_on_request(
             "power", key_of(key, config.power_draws), lambda: measure_power(values, contrasts, **draws, **options)
         )
     else:
-        (log.folder / "power.parquet").unlink(missing_ok=True)
+        log.leave_out("power")
     if config.protocol == "paper":
         log.table("paper", key, lambda: paper_scans(values, contrasts, **options))
     else:
-        (log.folder / "paper.parquet").unlink(missing_ok=True)
+        log.leave_out("paper")
 
 
 def _stack(frames: dict[Position, pd.DataFrame]) -> pd.DataFrame:
