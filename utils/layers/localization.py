@@ -184,7 +184,8 @@ def _accuracies(
     generator = np.random.default_rng(rng)
     sizes = [test.n] if contrast.paired else [len(contrast.h0), len(contrast.h1)]
     drawn = np.hstack([resample_weights(size, n_resamples, generator) for size in sizes])
-    return hits @ weights, hits @ (weights[:, None] * drawn.T)
+    # Rounded, so that equal shares of right answers are equal, and ties go to the earlier layer.
+    return np.round(hits @ weights, 12), np.round(hits @ (weights[:, None] * drawn.T), 12)
 
 
 def _find_places(accuracy: np.ndarray) -> tuple[float, float, float]:

@@ -184,7 +184,8 @@ def _accuracies(x: np.ndarray, contrast: Contrast) -> Float[np.ndarray, " column
     sides = np.zeros(len(hits), int) if contrast.paired else np.repeat([0, 1], [n_h0, len(hits) - n_h0])
     total, mass = np.bincount(sides, hits * weights), np.bincount(sides, weights)
     left_out = mass[sides] * (total[sides] - hits * weights) / (mass[sides] - weights) + (total.sum() - total[sides])
-    return np.r_[total.sum(), left_out]
+    # Rounded, so that equal shares of right answers differ by nothing.
+    return np.round(np.r_[total.sum(), left_out], 12)
 
 
 def _assign_thirds(layers: np.ndarray, n_layers: int | None) -> dict[int, int]:

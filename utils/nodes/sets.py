@@ -80,10 +80,10 @@ def node_sets(
     threshold
         A node must have been selected by at least this share of the mixed runs.
     level
-        It must also have been selected more often than under flipped sides: its :func:`node_p_values`, adjusted
-        (Benjamini–Hochberg) over the nodes that pass the threshold, is at most this. Nodes are correlated and some are
-        easily moved, so that frequency alone also fills sets where there is no effect. None, or scans without
-        permutations: frequency alone.
+        It must also have been selected more often than under flipped sides, at this level, node by node (see
+        :func:`node_p_values`; not corrected over nodes: :func:`null_sets` says what the rule gives without an effect). Nodes are
+        correlated and some are easily moved, so that frequency alone also fills sets where there is no effect. None, or
+        scans without permutations: frequency alone.
 
     A node whose side is undecided (0) is in no set.
 
@@ -99,17 +99,9 @@ def node_sets(
         signs = persona_runs.node_sign()
         chosen = (persona_runs.node_frequency() >= threshold) & (signs != 0)
         if level is not None and _n_permutations(persona_runs):
-            chosen &= _adjust_within(node_p_values(persona_runs), chosen) <= level
+            chosen &= node_p_values(persona_runs) <= level
         sets[persona] = frozenset((int(node), int(signs[node])) for node in np.flatnonzero(chosen))
     return sets
-
-
-def _adjust_within(p: np.ndarray, candidates: np.ndarray) -> Float[np.ndarray, " nodes"]:
-    """p-values of the candidates after Benjamini–Hochberg over these; 1 for all other nodes."""
-    adjusted = np.ones(len(p))
-    if candidates.any():
-        adjusted[candidates] = false_discovery_control(p[candidates])
-    return adjusted
 
 
 def node_p_values(runs: ScanRuns) -> Float[np.ndarray, " nodes"]:
@@ -128,8 +120,7 @@ def null_sets(runs: ScanRuns, *, threshold: float = 0.5, level: float | None = 0
     if level is not None:
         # The permutation itself is among all of them, which is the "1 +" of its p-value.
         everyone = np.vstack([runs.node_frequency(), permuted])
-        p = np.stack([(everyone >= row).mean(axis=0) for row in permuted])
-        chosen &= np.stack([_adjust_within(*pair) for pair in zip(p, chosen, strict=True)]) <= level
+        chosen &= np.stack([(everyone >= row).mean(axis=0) for row in permuted]) <= level
     return [
         frozenset((int(node), int(sign[node])) for node in np.flatnonzero(row))
         for row, sign in zip(chosen, signs, strict=True)

@@ -172,7 +172,8 @@ def about_nodes(study: Study) -> tuple[str, pd.DataFrame]:
     """How the nodes section is read, and its table."""
     about = (
         f"A node set holds the nodes that at least {study.config['threshold']:.0%} of the runs selected, and more often than "
-        "flipped sides select them (p ≤ 0.05, adjusted over these nodes). "
+        "flipped sides select them (p ≤ 0.05, node by node, not corrected: the null node set is what this gives "
+        "without an effect). "
         f"{_describe_rules(study)} Below, each set is compared with equally large ones by simpler "
         "methods on the same statements (Jaccard over node and side; in brackets what flipped sides give); t-test nodes: how "
         "many a t-test at each node finds (adjusted p ≤ 0.05)."

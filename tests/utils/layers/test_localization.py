@@ -56,7 +56,7 @@ def test_places_of_a_planted_rise():
     assert row["peak"] in (3, 4, 5)
     assert (row["onset_low"], row["onset_high"], row["plateau_end_low"]) == (3, 3, 5)
     assert row["p_value"] == row["p_adjusted"] == 0.01
-    assert row["peak_accuracy"] == accuracy["accuracy"].max()
+    assert row["peak_accuracy"] == pytest.approx(accuracy["accuracy"].max())
 
 
 def test_without_effect_the_places_are_anywhere():
