@@ -81,7 +81,7 @@ def convert_gguf(file: Path) -> Path:
     import transformers
 
     target = cache_folder() / "models" / f"{file.stem}-{_content_key(file)}"
-    if (target / "config.json").exists():
+    if target.exists():
         if _is_as_converted(target):
             return target
         logger.warning("the converted copy %s is damaged and is made again", target)

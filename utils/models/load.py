@@ -166,8 +166,8 @@ def _explain_damage(name: str, source: str, what: str) -> Iterator[None]:
         if memory or (isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)):
             raise
         raise ValueError(
-            f"{name} cannot be read from {source} ({first_line(error)[:160]}): {what} are cut short, damaged, or hold code, which "
-            "is not run; get them anew, the weights as safetensors."
+            f"{name} cannot be read from {source} ({first_line(error)[:160]}): {what} are cut short, damaged, or hold code, "
+            "which is not run; get them anew, the weights as safetensors."
         ) from error
 
 

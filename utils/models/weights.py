@@ -40,7 +40,7 @@ def check_numbers(lm: LanguageModel, loading: Mapping[str, Any]) -> None:
     # Tokens that were added later need not have a weight.
     if lm.tokenizer.vocab_size > (n_tokens := lm.embedding.num_embeddings):
         raise ValueError(
-            f"{lm.name}: the tokenizer has {lm.tokenizer.vocab_size} tokens and the embedding {n_tokens}; the tokenizer is that of "
+            f"{lm.name}: the tokenizer has {lm.tokenizer.vocab_size} tokens and the embedding {n_tokens}; it is that of "
             "another model: take the one that belongs to the weights."
         )
 

@@ -5,8 +5,8 @@ import struct
 
 import pytest
 import torch
+from quantised import write_gguf
 from safetensors.torch import load_file, save_file
-from test_checkpoints import write_gguf
 from tiny import make_model, make_tokenizer
 
 from utils.models.checkpoints import convert_gguf
