@@ -84,7 +84,7 @@ def load_model(
     if not placed:
         module.to(target)
     lm = LanguageModel(model, tokenizer, name, revision)
-    _check_causal(lm)
+    check_causal(lm)
     return lm
 
 
@@ -121,7 +121,7 @@ def _refuse_encoders(name: str, config: transformers.PretrainedConfig) -> None:
         )
 
 
-def _check_causal(lm: LanguageModel) -> None:
+def check_causal(lm: LanguageModel) -> None:
     """Refuse a model whose earlier tokens see later ones: it is an encoder whatever its class is called.
 
     What a changed last token does to the tokens between is compared with what a changed first token does, both in
