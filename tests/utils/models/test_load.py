@@ -167,7 +167,7 @@ def test_layout_that_is_unknown():
             self.empty = torch.nn.ModuleList([torch.nn.ReLU(), torch.nn.ReLU()])
 
     with pytest.raises(
-        ValueError, match="Odd has an unknown layout: looked for a ModuleList of 2 modules of one class"
+        ValueError, match="Odd has an unknown layout: looked for a ModuleList of 2 modules with parts"
     ):
         find_blocks(Odd())
 
