@@ -1,4 +1,4 @@
-"""Every causal class that transformers can build small: is what is read from it and done to it right?
+"""Every causal class that transformers can build small, tried for what is read from it and done to it.
 
 One line a class. Each check ends as ``right`` (equal to what transformers itself gives: hidden states, a plain forward
 pass, an unbatched run), ``refused`` (a ValueError, printed below the line) or ``WRONG`` (a difference, or any other

@@ -37,8 +37,11 @@ def try_residuals(lm: LanguageModel) -> None:
             states = list(lm.model(input_ids=given, output_hidden_states=True, use_cache=False).hidden_states)
         if len(states) != len(layers):
             raise AssertionError(f"transformers returns {len(states)} states of {lm.n_layers} blocks")
-        for layer in layers[:-1]:
-            own = states[layer][0]
+        with torch.inference_mode():
+            # Mamba's and RWKV's lists begin behind block 1, and hold the last layer before and after the norm.
+            later = torch.equal(lm.final_norm(states[-2]), states[-1])
+        for layer in layers[1:] if later else layers[:-1]:
+            own = states[layer - 1 if later else layer][0]
             _equal(found[0, layer, row], own[-1], f"layer {layer}")
             _equal(found[1, layer, row], own[prompt.start : prompt.stop].mean(0), f"mean at layer {layer}")
         with torch.inference_mode():
@@ -98,16 +101,19 @@ def try_likelihood(lm: LanguageModel) -> None:
 
 def try_patching(lm: LanguageModel) -> None:
     """Patches from the layer below, behind reused tokens, equal those put into whole passes."""
-    components = ["resid", "mlp"]
-    clean = [run_clean(lm, prompt, components) for prompt in (BASE, SOURCE)]
+    try:
+        clean = [run_clean(lm, prompt, ["resid", "mlp"]) for prompt in (BASE, SOURCE)]
+    except ValueError:
+        clean = [run_clean(lm, prompt, ["resid"]) for prompt in (BASE, SOURCE)]
     for row, run in enumerate(clean):
         with torch.inference_mode():
             own = lm.model(input_ids=torch.tensor([run.prompt.ids]), use_cache=False).logits[0, -1]
         _equal(run.logits, own, f"logits of run {row}")
     pair = Pair("pair", BASE, SOURCE)
     cells = [Cell("resid", layer, "persona") for layer in component_layers(lm, "resid")]
-    cells += [Cell("mlp", layer, "last") for layer in clean[0].values["mlp"]]
-    found, _ = run_cells(lm, pair, *clean, cells, lambda logits: logits.double().numpy())
+    cells += [Cell("mlp", layer, "last") for layer in clean[0].values.get("mlp", [])]
+    base, source = clean
+    found, _ = run_cells(lm, pair, base, source, cells, lambda logits: logits.double().numpy())
     for cell, logits in zip(cells, found, strict=True):
         to, taken = pair.places(cell.segment)
 

@@ -1,7 +1,7 @@
 """Every causal language model that transformers can build from a small configuration, with random weights."""
 
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -14,10 +14,14 @@ _WIDTH, _HEADS, _LAYERS, _WINDOW = 32, 4, 4, 256
 # What configurations call their sizes.
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "emb_dim", "embedding_size", "attention_hidden_size"), 32),
+    **dict.fromkeys(
+        ("hidden_size", "n_embd", "d_model", "dim", "emb_dim", "embedding_size", "attention_hidden_size"), 32
+    ),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "d_inner", "dim_ff", "n_inner", "decoder_ffn_dim"), 64),
     **dict.fromkeys(("ffn_hidden_size", "mlp_hidden_size", "shared_intermediate_size", "block_ff_dim", "dff"), 64),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), _LAYERS),
+    **dict.fromkeys(
+        ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), _LAYERS
+    ),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads"), _HEADS),
     **dict.fromkeys(("encoder_attention_heads", "num_heads"), _HEADS),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_query_groups"), 2),
@@ -67,13 +71,14 @@ def causal_configs() -> dict[str, type[transformers.PretrainedConfig]]:
     for config in MODEL_FOR_CAUSAL_LM_MAPPING:
         with contextlib.suppress(Exception):
             classes = MODEL_FOR_CAUSAL_LM_MAPPING[config]
-            found[(classes[0] if isinstance(classes, tuple) else classes).__name__] = config
+            cls = classes[0] if isinstance(classes, tuple) else classes
+            found[cast(type, cls).__name__] = config
     return found
 
 
 def make_config(cls: type[transformers.PretrainedConfig]) -> transformers.PretrainedConfig:
     """A small configuration: sizes that it has are set, under whatever name, and those of its text part."""
-    known = cls().to_dict() | {name: None for name in getattr(cls, "attribute_map", {})}
+    known = cls().to_dict() | dict.fromkeys(getattr(cls, "attribute_map", {}))
     values = {name: value for name, value in _SIZES.items() if name in known}
     for old in getattr(cls, "attribute_map", {}):
         if cls.attribute_map[old] in values:

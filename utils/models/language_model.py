@@ -140,7 +140,10 @@ class LanguageModel:
         """The context window in tokens: what the config says, or what the position embedding holds where that is less."""
         config = self.model.config.get_text_config()
         named = [getattr(config, name, None) for name in _WINDOWS]
-        limits = [*(limit for limit in named if isinstance(limit, int) and limit > 0), *find_position_limits(self.model)]
+        limits = [
+            *(limit for limit in named if isinstance(limit, int) and limit > 0),
+            *find_position_limits(self.model),
+        ]
         return min(limits, default=None)
 
     @property

@@ -48,8 +48,8 @@ def logit_terms(
     Raises
     ------
     ValueError
-        Logits by norm and head that are not the model's own, a final norm that is not of the kind gain × (x − mean) / size + bias, with or without the mean, or a head that is
-        not one matrix on the residual stream.
+        Logits by norm and head that are not the model's own, a final norm that is not of the kind gain × (x − mean) / size +
+        bias, with or without the mean, or a head that is not one matrix on the residual stream.
     """
     weight = getattr(lm.head, "weight", None)
     if weight is None or weight.dim() != 2 or weight.shape[1] != lm.d_model:
