@@ -1,6 +1,6 @@
 """Do the scanned nodes matter? The whole of a causal check on a study, written to a folder as it goes.
 
-What is asked of a causal check, against the study and the model: completed, or refused before anything is run.
+What cannot be asked of the study or the model is refused before anything is run.
 """
 
 import importlib.metadata
@@ -253,7 +253,7 @@ def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> Ca
     _check_model(lm, study)
     _check_numbers(config)
     layers = study.activations["layer"].to_numpy().tolist()
-    if study.config["position"] == "last":
+    if study.position == "last":
         layers = [layer for layer in layers if layer]  # the same for every statement there
     wanted = [*([config.layer] if config.layer is not None else []), *config.layers]
     if outside := [layer for layer in wanted if layer not in layers]:
@@ -268,9 +268,10 @@ def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> Ca
 
 
 def rank_personas(study: Study) -> list[str]:
-    """The personas of a study by the p-values of its scans, the smallest first."""
-    at_best = study.detection[study.detection["layer"] == study.best_layer]
-    return at_best.sort_values("p_value", kind="stable")["persona"].tolist()
+    """The personas of a study by their pair accuracy on the ``select`` pairs, which nothing is measured on, the best first."""
+    table = pd.read_parquet(study.folder / "layers_select.parquet")
+    at_best = table[table["layer"] == study.best_layer]
+    return at_best.sort_values("accuracy", ascending=False, kind="stable")["persona"].tolist()
 
 
 def check_rest(held: HeldOut, options: StudyConfig) -> None:
