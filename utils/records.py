@@ -28,7 +28,7 @@ NEXT = ".next"
 FINISHED = "best_layer"
 
 # Raise it when a stage would give other results for the same inputs.
-_VERSION = 3
+_VERSION = 4
 _PACKAGES = ("personascope", "torch", "transformers", "numpy", "scikit-learn", "numba", "pandas", "xarray", "zarr")
 
 
@@ -215,6 +215,11 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def read_json(path: Path) -> dict[str, Any]:

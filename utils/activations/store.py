@@ -19,6 +19,7 @@ import xarray as xr
 import zarr
 
 from utils.activations.integrity import LABELS, checksum, digest_labels, label_arrays
+from utils.options import Position
 
 VERSION = 1
 NAME = "activations"
@@ -212,6 +213,15 @@ def open_store(path: str | Path) -> xr.DataArray:
     array = data[NAME].drop_vars("key").isel(statement=np.argsort(data["order"].to_numpy(), kind="stable"))
     array.attrs = dict(store.config)
     return label(array)
+
+
+def split_positions(array: xr.DataArray) -> dict[Position, xr.DataArray]:
+    """The activations at each token position, (layer, statement, node), in the order in which they were asked for."""
+    if "position" not in array.dims:
+        return {array.attrs.get("position", "last"): array}
+    names = array["position"].to_numpy().tolist()
+    # The configuration of one position is what an extraction of it alone would have left.
+    return {name: array.sel(position=name, drop=True).assign_attrs(position=name) for name in names}
 
 
 def holds(path: Path, frame: pd.DataFrame, config: Mapping[str, Any] | None = None) -> bool:

@@ -82,7 +82,9 @@ class _Call:
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
-    """Find the decoder blocks: the outermost list of as many like modules as the config has layers.
+    """Find the decoder blocks: the outermost list of as many modules with parts as the config has layers.
+
+    They need not be of one class: a hybrid alternates attention and recurrent blocks (Jamba).
 
     Raises
     ------
@@ -95,13 +97,12 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
         and len(module) == n_layers
-        and len({type(block) for block in module}) == 1
-        and any(True for _ in module.parameters())
+        and all(any(block.children()) and any(True for _ in block.parameters()) for block in module)
     ]
     if not lists:
         raise ValueError(
-            f"{type(model).__name__} has an unknown layout: looked for a ModuleList of {n_layers} modules of one class "
-            "(the decoder blocks) and found none."
+            f"{type(model).__name__} has an unknown layout: looked for a ModuleList of {n_layers} modules with parts and "
+            "weights (the decoder blocks) and found none."
         )
     return min(lists, key=lambda entry: entry[:2])[2]
 
@@ -147,11 +148,39 @@ def find_anatomy(model: nn.Module) -> Anatomy:
         attn_added=added[0],
         mlp_added=added[1],
         parallel=_difference(children[0].input_copy) < 0.1 * _difference(attention.copy),
-        final_norm=_find_final_norm(outer),
+        final_norm=_find_final_norm(model, outer),
         returns=whole.returns,
         head_width=cast(torch.Tensor, projection.input_copy).shape[-1],
         qkv_width=sum(call.copy.shape[-1] for call in before if call is not projection),
     )
+
+
+def find_position_limits(model: nn.Module) -> list[int]:
+    """How many tokens each embedding of positions holds, found as what is looked up by consecutive numbers."""
+    outside = {id(module) for block in find_blocks(model) for module in block.modules()}
+    tables = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and id(module) not in outside
+    }
+    limits: list[int] = []
+
+    def keep(name: str, given: Any, _output: Any) -> None:
+        places = given.reshape(-1).tolist() if isinstance(given, torch.Tensor) and not given.is_floating_point() else []
+        n, first = len(_TOKENS[0]), places[0] if places else 0
+        if places[:n] == list(range(first, first + n)):
+            limits.append(tables[name].num_embeddings - first)
+
+    with torch.inference_mode(), trace_calls(tables, keep):
+        model(input_ids=_small_input(model), use_cache=False)
+    return limits
+
+
+def _small_input(model: nn.Module) -> torch.Tensor:
+    embedding = cast(nn.Embedding, cast(PreTrainedModel, model).get_input_embeddings())
+    ids = torch.tensor(_TOKENS) * embedding.num_embeddings // 11
+    # Where accelerate moves weights about, it moves the ids to them as well.
+    return ids if embedding.weight.is_meta else ids.to(embedding.weight.device)
 
 
 def _trace(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[_Call], list[_Call]]:
@@ -174,16 +203,12 @@ def _trace(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[_Call], list[_
 
         return keep
 
-    embedding = cast(nn.Embedding, cast(PreTrainedModel, model).get_input_embeddings())
-    ids = torch.tensor(_TOKENS) * embedding.num_embeddings // 11
-    # Where accelerate moves weights about, it moves the ids to them as well.
-    ids = ids if embedding.weight.is_meta else ids.to(embedding.weight.device)
     with (
         torch.inference_mode(),
         trace_calls(dict(blocks[0].named_modules()), record(inner)),
         trace_calls(names, record(outer)),
     ):
-        model(input_ids=ids, use_cache=False)
+        model(input_ids=_small_input(model), use_cache=False)
     return inner, outer
 
 
@@ -254,7 +279,7 @@ def _nearest(fitted: float, model: nn.Module) -> float:
     return best if abs(best - fitted) <= 0.01 * abs(fitted) else fitted
 
 
-def _find_final_norm(outer: list[_Call]) -> str | None:
+def _find_final_norm(model: nn.Module, outer: list[_Call]) -> str | None:
     at = next(i for i, call in enumerate(outer) if call.name == "(last block)")
     last = outer[at]
     for call in outer[at + 1 :]:
@@ -262,6 +287,7 @@ def _find_final_norm(outer: list[_Call]) -> str | None:
             call.input_copy is not None
             and call.copy.shape == last.copy.shape
             and torch.equal(call.input_copy, last.copy)
+            and not _has_matrix(model, call.name)
         ):
             return call.name
     return None

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import safetensors
 
+from utils.records import first_line
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -187,11 +189,6 @@ def explain_missing(name: str, source: str, error: OSError) -> OSError:
     return FileNotFoundError(
         f"no model {name!r}: it is not a local folder, and the hub (or its local cache, when offline) does not have it."
     )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _content_key(file: Path) -> str:

@@ -90,6 +90,7 @@ def check_layers(lm: LanguageModel, component: Component, layers: Sequence[int] 
 def _hooks(lm: LanguageModel, component: Component, layers: list[int], act: Act) -> Iterator[Any]:
     blocks = lm.blocks
     if component == "resid":
+        act = _one_stream(lm, act)
         if 0 in layers:
             yield hook_inputs({0: blocks[0]}, act)
         yield hook_outputs({layer: blocks[layer - 1] for layer in layers if layer}, act)
@@ -109,6 +110,20 @@ def _hooks(lm: LanguageModel, component: Component, layers: list[int], act: Act)
             yield hook_inputs(own_blocks, lambda layer, value: shapes.update({layer: value.shape}))
         modules = {layer: blocks[layer - 1].get_submodule(added.path) for layer in layers}
         yield hook_outputs(modules, _as_added(act, added, shapes))
+
+
+def _one_stream(lm: LanguageModel, act: Act) -> Act:
+    """``act``, where what a block passes on is one vector a token; several streams (Gemma 3n, mHC) are refused."""
+
+    def checked(layer: int, value: torch.Tensor) -> torch.Tensor | None:
+        if value.dim() != 3 or value.shape[-1] != lm.d_model:
+            raise ValueError(
+                f"{lm.name} has no component resid: at layer {layer} its blocks pass on {tuple(value.shape)} and not one "
+                f"vector of {lm.d_model} a token."
+            )
+        return act(layer, value)
+
+    return checked
 
 
 def _by_head(act: Act, n_heads: int) -> Act:

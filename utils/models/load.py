@@ -17,9 +17,10 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.models.checkpoints import explain_missing, first_line, locate_model
+from utils.models.checkpoints import explain_missing, locate_model
 from utils.models.language_model import LanguageModel
 from utils.models.weights import check_complete, check_numbers
+from utils.records import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def load_model(
         module.to(target)
     lm = LanguageModel(model, tokenizer, name, revision)
     check_numbers(lm, loading)
-    _check_causal(lm)
+    check_causal(lm)
     check_complete(lm, loading)
     return lm
 
@@ -126,7 +127,7 @@ def _refuse_encoders(name: str, config: transformers.PretrainedConfig) -> None:
         )
 
 
-def _check_causal(lm: LanguageModel) -> None:
+def check_causal(lm: LanguageModel) -> None:
     """Refuse a model whose earlier tokens see later ones: it is an encoder whatever its class is called.
 
     What a changed last token does to the tokens between is compared with what a changed first token does, both in
