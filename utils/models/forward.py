@@ -94,7 +94,7 @@ def share_prefix(lm: LanguageModel, prompts: Sequence[Prompt]) -> Prefix:
 
 def run_prefix(lm: LanguageModel, ids: tuple[int, ...]) -> Prefix:
     """Run the tokens with which prompts begin; no prefix where there are none, or their cache cannot be handed on."""
-    if not ids:
+    if not ids or lm.shares_keys:
         return Prefix()
     given = torch.tensor([ids], device=lm.device)
     try:

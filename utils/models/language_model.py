@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.models.anatomy import Anatomy, find_anatomy, find_blocks, find_position_limits
+from utils.models.anatomy import Anatomy, choose_anatomy, find_anatomies, find_blocks, find_position_limits
 from utils.models.generation import continue_ids
 from utils.models.prompts import encode_texts, render_chat
 
@@ -59,7 +59,10 @@ class LanguageModel:
     @cached_property
     def n_heads(self) -> int:
         """Attention heads (query heads) a layer."""
-        return self.model.config.get_text_config().num_attention_heads
+        n_heads = getattr(self.model.config.get_text_config(), "num_attention_heads", None)
+        if not isinstance(n_heads, int):
+            raise ValueError(f"{self.name} has no component heads: its config names no one number of attention heads.")
+        return n_heads
 
     @cached_property
     def n_kv_heads(self) -> int:
@@ -99,8 +102,20 @@ class LanguageModel:
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        """Where the parts of a block, the final norm and what they add up to are; see :mod:`utils.models.anatomy`."""
-        return find_anatomy(self.model)
+        """Parts of the first block with an attention, and the final norm; see :mod:`utils.models.anatomy`."""
+        return choose_anatomy(self.anatomies)
+
+    @cached_property
+    def anatomies(self) -> tuple[Anatomy | ValueError, ...]:
+        """Of each block; the error that tells why where its parts cannot be told."""
+        return find_anatomies(self.model)
+
+    def block_anatomy(self, layer: int) -> Anatomy:
+        """Of block ``layer``, 1 to L; ValueError where its parts cannot be told."""
+        parts = self.anatomies[layer - 1]
+        if isinstance(parts, ValueError):
+            raise ValueError(f"block {layer}: {parts}")
+        return parts
 
     @property
     def final_norm(self) -> nn.Module:
@@ -112,6 +127,12 @@ class LanguageModel:
     def head(self) -> nn.Module:
         """The language-modelling head: normed residual stream in, logits out (before any scaling or capping)."""
         return cast(nn.Module, self.model.get_output_embeddings())
+
+    @cached_property
+    def shares_keys(self) -> bool:
+        """Whether blocks attend to keys and values of blocks below them (Gemma 4), which then must run."""
+        config = self.model.config.get_text_config()
+        return bool(getattr(config, "num_kv_shared_layers", 0) or getattr(config, "use_cla", False))
 
     @cached_property
     def decoder(self) -> nn.Module:
