@@ -280,7 +280,7 @@ def rank_personas(study: Study) -> list[str]:
 def check_rest(held: HeldOut, options: StudyConfig) -> None:
     """Refuse to hold out so many pairs that the rest does not suffice for a scan with the study's options."""
     rest, needed = held.rest, needed_h0(options, paired=held.rest.paired)
-    if len(rest.h0) < needed or len(rest.h1) < options.n_anomalous:
+    if len(rest.h0) < needed or len(rest.h1) < (options.n_anomalous or 0):
         unit = "pairs" if rest.paired else "H0 statements"
         most = len(held.h1) - (needed - len(rest.h0))
         advice = f"measure on at most {most} pairs" if most >= FEWEST else "a study of more statements is needed"

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import safetensors
 
@@ -106,7 +107,11 @@ def convert_gguf(file: Path) -> Path:
         vars(model).update(hf_quantizer=None, _is_quantized=False)
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        record = {"source": file.name, "sha256": _content_key(file), "transformers": transformers.__version__}
+        record: dict[str, Any] = {
+            "source": file.name,
+            "sha256": _content_key(file),
+            "transformers": transformers.__version__,
+        }
         record["files"] = {path.name: _describe_file(path, digest=True) for path in sorted(scratch.iterdir())}
         (scratch / "conversion.json").write_text(json.dumps(record, indent=2))
         try:

@@ -152,7 +152,7 @@ def _read_weights(name: str, source: str, **options: Any) -> tuple[PreTrainedMod
     # Shapes that do not fit are told of with their names instead of in a table.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with _explain_damage(name, source, "config.json or the weights"):
-        return transformers.AutoModelForCausalLM.from_pretrained(source, **options)
+        return cast(Any, transformers.AutoModelForCausalLM.from_pretrained(source, **options))
 
 
 @contextlib.contextmanager
