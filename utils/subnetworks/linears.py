@@ -83,8 +83,8 @@ def find_linears(
     """
     if scope not in ("all", "attention", "mlp"):
         raise ValueError(f"unknown scope {scope!r}; expected all, attention or mlp.")
-    chosen = check_layers(lm, "mlp", range(1, lm.n_layers + 1) if layers is None else layers)
     _refuse_unusable(lm)
+    chosen = check_layers(lm, "mlp", range(1, lm.n_layers + 1) if layers is None else layers)
     found, left = [], {}
     for layer in chosen:
         covered, others = _sort_block(lm, layer)
