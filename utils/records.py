@@ -217,6 +217,11 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What the file holds; nothing where it is missing or broken."""
     try:

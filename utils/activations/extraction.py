@@ -111,7 +111,7 @@ def extract(
         **({"n_heads": lm.n_heads} if component == "heads" else {}),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    width = component_width(lm, component)
+    width = component_width(lm, component, chosen)
     dtype = "float16" if lm.dtype == torch.float16 else "float32"
     if store is None:
         several = () if isinstance(position, str) else (len(position),)

@@ -47,7 +47,11 @@ def write_report(study: Study) -> None:
 def _added_sections(study: Study) -> Iterator[Section]:
     """What other runs on the study wrote for its report, such as a causal check of a persona's nodes."""
     for path in sorted(study.folder.glob("*/*/section.json")):
-        section, held = read_section(path)
+        try:
+            section, held = read_section(path)
+        except (ValueError, KeyError, OSError):
+            logger.warning("%s is damaged and left out; remove it, or make it again", path)
+            continue
         if held["study"] == key_of_study(study):
             yield section
         else:
