@@ -101,10 +101,18 @@ def replace_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON text holds; nesting too deep to follow is a ValueError as other faults are."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     """What the file holds; nothing where it is missing or broken."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -139,7 +147,7 @@ def read_record(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str,
         with safetensors.safe_open(path, framework="numpy") as file:
             held = file.metadata() or {}
             if kind in held:
-                record = json.loads(held[kind]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                record = parse_json(held[kind]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} holds no {kind}, or is cut short ({error}); make it again.") from None
     if record is None:

@@ -14,6 +14,7 @@ from utils.cli.causal import causal
 from utils.cli.mask import mask_app
 from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
+from utils.cli.vectors import GENERATE_EXAMPLES, generate
 from utils.options import ContrastName, Position, Role, ScanName, ScoreName, Tail
 
 app = typer.Typer(
@@ -69,9 +70,17 @@ def study(
     model: Annotated[
         str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")
     ] = None,
-    statements: Annotated[str | None, typer.Option(help="CSV or JSONL file, or a folder of them.")] = None,
+    statements: Annotated[
+        str | None, typer.Option(help="CSV, TSV, JSON(L) or Parquet file, a folder of them, or a dataset.")
+    ] = None,
     personas: Annotated[str | None, typer.Option(help="Comma-separated names; all by default.")] = None,
     topics: Annotated[str | None, typer.Option(help="Comma-separated topics; all by default.")] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Least label_confidence of a statement, where the file has it.")
+    ] = None,
+    per_side: Annotated[
+        int | None, typer.Option(min=1, help="Statements of each side of a persona, whole pairs, drawn by the seed.")
+    ] = None,
     activations: Annotated[
         str | None, typer.Option(help="Folder of <persona>_positive.npy and _negative.npy to start from.")
     ] = None,
@@ -115,6 +124,8 @@ def study(
         statements=statements,
         personas=_names(personas),
         topics=_names(topics),
+        min_confidence=min_confidence,
+        per_side=per_side,
         activations=activations,
         layers=_numbers("--layers", layers),
         position=position,
@@ -197,6 +208,7 @@ def info(
 
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
+app.command(epilog=GENERATE_EXAMPLES)(generate)
 
 
 def main() -> None:

@@ -15,7 +15,9 @@ mask_app = typer.Typer(
 )
 
 Model = Annotated[str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")]
-Statements = Annotated[str | None, typer.Option(help="CSV or JSONL file, or a folder of them.")]
+Statements = Annotated[
+    str | None, typer.Option(help="CSV, TSV, JSON(L) or Parquet file, a folder of them, or a dataset.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16; the same for all steps.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn; the same for all steps.")]

@@ -3,7 +3,9 @@ from .contrasts import find_contrasts as find_contrasts
 from .contrasts import restrict as restrict
 from .form import form_accuracy as form_accuracy
 from .form import form_table as form_table
+from .load import Trait as Trait
 from .load import load_statements as load_statements
+from .load import load_trait as load_trait
 from .questions import draw_questions as draw_questions
 from .questions import load_identities as load_identities
 from .questions import load_questions as load_questions

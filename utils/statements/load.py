@@ -1,83 +1,145 @@
 """Statements: files in, one labelled frame out.
 
-Three layouts of statements are read, recognised by their content: this project's CSV, the prompt-steering CSV
-(``statement, direction, persona_dim``) and persona JSONL (``statement, answer_matching_behavior``, Perez et al. 2022).
+Layouts are recognised by their columns, formats by their content.
+
+====================================================  =================================================================
+columns                                               statements
+====================================================  =================================================================
+``statement, direction, persona``, maybe ``id,        as they are: this project's own layout; ``persona_dim`` is taken
+topic, pair``                                         for ``persona`` (prompt-steering sets)
+``statement, answer_matching_behavior``               the persona says Yes or No to each (Perez et al. 2022); the persona
+                                                      is called like the file
+``question, matching, not_matching``                  a pair a question: the question and, on a line below, the answer
+                                                      that matches the persona, or the one that does not
+``question, answer_matching_behavior,                 the same; an answer such as ``(A)`` is looked up among the options
+answer_not_matching_behavior``                        in the question, which are left out of it
+one JSON object with ``instruction: [{pos, neg}]``    a pair an instruction. The questions are no statements: asked under
+                                                      the same instruction they would be copies of it, and not pairs of
+                                                      their own (:func:`load_trait` reads them)
+====================================================  =================================================================
 """
 
-import csv
 import difflib
 import importlib.resources
-import io
-import json
 import logging
+import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from utils.statements.csv_lines import check_filled, check_ids, decode, first_value, line_of, read_csv, require
+from utils.statements.csv_lines import check_ids
+from utils.statements.files import ENDINGS, is_dataset, is_table, read_columns, read_dataset, read_rows, stem
+from utils.statements.layouts import COLUMNS, CONFIDENCE, TOPICS, from_rows, from_trait, is_layout, is_trait, topic_of
+
+__all__ = ["COLUMNS", "DATA", "TOPICS", "Trait", "check_names", "load_statements", "load_trait", "topic_of"]
 
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(str(importlib.resources.files("utils")))
 # A wheel holds the folder inside the package, the project's tree beside it.
 DATA = next(filter(Path.is_dir, (_PACKAGE / "data", _PACKAGE.parent / "data")), _PACKAGE / "data")
-COLUMNS = ["id", "persona", "topic", "direction", "statement", "pair"]
-TOPICS = {
-    "politics": ["politically-liberal", "politically-conservative", "anti-immigration", "anti-LGBTQ-rights"],
-    "ethics": [
-        "subscribes-to-virtue-ethics",
-        "subscribes-to-cultural-relativism",
-        "subscribes-to-deontology",
-        "subscribes-to-utilitarianism",
-        "subscribes-to-moral-nihilism",
-    ],
-    "personality": ["agreeableness", "conscientiousness", "openness", "extraversion", "neuroticism"],
-}
-_DIRECTIONS = {
-    **dict.fromkeys(["positive", "pos", "+", "+1", "1", "yes", "true"], "positive"),
-    **dict.fromkeys(["negative", "neg", "-", "-1", "0", "no", "false"], "negative"),
-}
+_KINDS = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, maybe .gz"
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Trait:
+    """What persona-vector work keeps of a trait.
+
+    Attributes
+    ----------
+    instructions
+        (positive, negative) system prompts that ask for the trait and for its opposite.
+    questions
+        To ask under every instruction.
+    eval_prompt
+        What a judge is asked about an answer; empty where the file has none.
+    """
+
+    instructions: tuple[tuple[str, str], ...]
+    questions: tuple[str, ...]
+    eval_prompt: str
 
 
 def load_statements(
-    path: str | Path | None = None, personas: Sequence[str] | None = None, *, topics: Sequence[str] | None = None
+    path: str | Path | None = None,
+    personas: Sequence[str] | None = None,
+    *,
+    topics: Sequence[str] | None = None,
+    min_confidence: float | None = None,
+    per_side: int | None = None,
+    rng: int = 0,
 ) -> pd.DataFrame:
-    """Read statements from one file or a folder of files.
+    """Read statements from one file, a folder of files, or a Hugging Face dataset; the layouts are those of this module.
 
     Parameters
     ----------
     path
-        A ``.csv`` or ``.jsonl`` file, or a folder that is searched for such files. The shipped statements by default.
+        A ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` file, maybe ``.gz``; a folder that is searched for such
+        files, where whatever is left out is named in a warning; a folder that ``datasets`` saved; or the id of a dataset on
+        the hub (with the extra ``datasets``). The shipped statements by default.
     personas, topics
         Keep these personas and topics only, in the order of the file.
+    min_confidence
+        Keep statements whose ``label_confidence`` is at least this, pairs where both have it.
+    per_side
+        Draw so many statements of each side of each persona: whole pairs where there are enough, or else single
+        statements. What a persona is given does not depend on which others are there.
+    rng
+        Seed of the draw.
 
     Returns
     -------
     DataFrame
         One row a statement: ``id`` (unique), ``persona``, ``topic`` (``other`` where unknown), ``direction``
-        (``positive`` | ``negative``), ``statement``, ``pair`` (unique over personas, missing where the source has no pairs).
+        (``positive`` | ``negative``), ``statement``, ``pair`` (unique over personas, missing where the source has no pairs),
+        and ``label_confidence`` where the source has it.
 
     Raises
     ------
     ValueError
-        What is wrong with which line of which file, or which names are unknown.
+        What is wrong with which line of which file, which names are unknown, or too few statements to draw from.
     FileNotFoundError
-        There is no such file or folder.
+        There is no such file, folder or dataset.
     """
-    frame = _read(Path(path) if path is not None else DATA / "statements.csv")
+    frame = _read(path if path is not None else DATA / "statements.csv")
     frame = _select(frame, "topic", topics)
-    return _select(frame, "persona", personas).reset_index(drop=True)
+    frame = _select(frame, "persona", personas)
+    if min_confidence is not None:
+        frame = _confident(frame, min_confidence)
+    if per_side is not None:
+        frame = _draw(frame, per_side, rng)
+    return frame.reset_index(drop=True)
 
 
-def topic_of(persona: str) -> str:
-    """The topic of a persona; ``other`` where it is not one of the study's fourteen."""
-    return next((topic for topic, personas in TOPICS.items() if persona in personas), "other")
+def load_trait(path: str | Path) -> Trait:
+    """Read a trait as persona-vector work keeps it: a JSON object with ``instruction``, ``questions`` and ``eval_prompt``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such file, or one that holds no trait.
+    """
+    path = Path(path)
+    found = read_rows(path)
+    if not isinstance(found, dict) or not is_trait(found):
+        raise ValueError(
+            f"{path} holds no trait; expected a JSON object with 'instruction', a list of 'pos' and 'neg'."
+        )
+    texts = from_trait(path, found, name=stem(path), persona=stem(path))["statement"].tolist()
+    questions, judge = found.get("questions", []), found.get("eval_prompt", "")
+    if not isinstance(questions, list) or not all(isinstance(each, str) and each.strip() for each in questions):
+        raise ValueError(f"{path}: 'questions' must be a list of texts.")
+    pairs = tuple(zip(texts[::2], texts[1::2], strict=True))
+    return Trait(pairs, tuple(each.strip() for each in questions), str(judge or ""))
 
 
 def check_names(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
-    """Raise a ValueError that lists near matches where a wanted name is not among the known ones."""
-    known = list(dict.fromkeys(known))
+    """Raise a ValueError that lists near matches where a wanted name is not among the known ones, or none is wanted."""
+    known, wanted = list(dict.fromkeys(known)), list(wanted)
     for name in wanted:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
@@ -88,111 +150,117 @@ def check_names(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
 def _select(frame: pd.DataFrame, column: str, wanted: Sequence[str] | None) -> pd.DataFrame:
     if wanted is None:
         return frame
-    check_names(column, wanted, frame[column])
+    check_names(column, wanted, frame[column].unique())
+    if not len(wanted):
+        raise ValueError(f"no {column} was named; known are: {', '.join(frame[column].unique())}.")
     return frame[frame[column].isin(list(wanted))]
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _confident(frame: pd.DataFrame, least: float) -> pd.DataFrame:
+    if not np.isfinite(least):
+        raise ValueError(f"the least confidence must be a number such as 0.9, not {least}.")
+    if CONFIDENCE not in frame or frame[CONFIDENCE].isna().any():
+        raise ValueError(f"statements without {CONFIDENCE} cannot be chosen by it; leave out the least confidence.")
+    unsure = frame[CONFIDENCE] < least
+    kept = frame[~unsure & ~frame["pair"].isin(frame.loc[unsure, "pair"].dropna())]
+    if gone := set(frame["persona"]) - set(kept["persona"]):
+        raise ValueError(
+            f"no statement of persona {min(gone)!r} has a {CONFIDENCE} of {least} or more; the largest of all is "
+            f"{frame[CONFIDENCE].max():.3g}."
+        )
+    return kept
+
+
+def _draw(frame: pd.DataFrame, n: int, rng: int) -> pd.DataFrame:
+    if n < 1:
+        raise ValueError(f"{n} statements a side cannot be drawn; expected 1 or more.")
+    chosen = []
+    for persona, own in frame.groupby("persona", sort=False):
+        # A generator for each persona: what it is given does not depend on which others are there.
+        generator = np.random.default_rng([rng, zlib.crc32(str(persona).encode()), 2])
+        pairs = own["pair"].dropna().unique()
+        if len(pairs) >= n:
+            chosen += own.index[own["pair"].isin(generator.permutation(pairs)[:n])].tolist()
+            continue
+        for direction, side in own[own["pair"].isna()].groupby("direction"):
+            if len(side) < n:
+                raise ValueError(
+                    f"persona {persona!r} has {len(pairs)} pairs and {len(side)} single {direction} statements, fewer than "
+                    f"the {n} a side that were asked for; ask for fewer."
+                )
+            chosen += generator.permutation(side.index)[:n].tolist()
+        if own["pair"].notna().all():
+            raise ValueError(
+                f"persona {persona!r} has {len(pairs)} pairs, fewer than the {n} asked for; ask for fewer."
+            )
+    return frame.loc[sorted(chosen)]
+
+
+def _read(path: str | Path) -> pd.DataFrame:
+    if is_dataset(path):
+        rows = read_dataset(str(path))
+        if not is_layout(rows.columns):
+            raise ValueError(f"{path}: the dataset holds no statements; its columns are {', '.join(rows.columns)}.")
+        return _finish(path, from_rows(path, rows, name=Path(path).name, persona=Path(path).name))
+    path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no statements at {path}: give a .csv or .jsonl file, or a folder of them.")
+        raise FileNotFoundError(f"no statements at {path}: give a {_KINDS}, or a folder of them.")
     if path.is_file():
-        return _finish(path, _read_file(path))
-    frames = []
-    for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in {".csv", ".jsonl"}):
-        name = file.relative_to(path)
-        # Hidden folders hold copies, such as those in .ipynb_checkpoints.
-        if any(part.startswith(".") for part in name.parts):
-            continue
-        if file.suffix.lower() == ".csv" and "statement" not in _header(file):
-            logger.warning("%s has no column 'statement' and is left out", file)
-            continue
-        frame = _read_file(file)
-        frames.append(frame.assign(_line=frame["_line"].astype(str) + f" of {name}"))
+        found = read_rows(path)
+        return _finish(path, _label(path, found, stem(path)))
+    frames = _read_folder(path)
     if not frames:
-        raise ValueError(f"{path}: the folder holds no .csv or .jsonl file of statements.")
+        raise ValueError(f"{path}: the folder holds no statements; expected a {_KINDS}.")
     return _finish(path, pd.concat(frames, ignore_index=True))
 
 
-def _header(file: Path) -> list[str]:
-    return [name.strip() for name in next(filter(None, csv.reader(io.StringIO(decode(file)))), [])]
-
-
-def _read_file(path: Path) -> pd.DataFrame:
-    text = decode(path)
-    if text.lstrip().startswith("{"):
-        return _from_jsonl(path, text)
-    frame = read_csv(path, text)
-    if "persona_dim" in frame and "persona" not in frame:
-        frame = frame.rename(columns={"persona_dim": "persona"})
-    require(path, frame, ["statement", "direction", "persona"])
-    key = frame["direction"].str.strip().str.lower()
-    unknown = ~key.isin(list(_DIRECTIONS))
-    if unknown.any():
-        raise ValueError(
-            f"{path}: {line_of(frame, unknown)}: unknown direction {first_value(frame, unknown, 'direction')!r}; "
-            "expected positive or negative."
-        )
-    frame["direction"] = key.map(_DIRECTIONS)
-    return _complete(path, frame)
-
-
-def _from_jsonl(path: Path, text: str) -> pd.DataFrame:
-    rows = []
-    # Not splitlines, which also breaks at characters that may stand inside a JSON string, such as U+2028.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+def _read_folder(path: Path) -> list[pd.DataFrame]:
+    # Hidden folders hold copies, such as those in .ipynb_checkpoints.
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    files = [each for each in files if not any(part.startswith(".") for part in each.relative_to(path).parts)]
+    tables = [each for each in files if is_table(each)]
+    names = {file: (file.parent / stem(file)).relative_to(path).as_posix() for file in tables}
+    shared = pd.Series(names.values(), dtype=object).value_counts()
+    frames, left_out = [], [file for file in files if not is_table(file)]
+    for file in tables:
+        columns = read_columns(file)
+        found = read_rows(file) if columns is None or is_layout(columns) else {}
+        if not (is_layout(found) or (isinstance(found, dict) and is_trait(found))):
+            left_out.append(file)
             continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {number} is not valid JSON ({error.msg}).") from None
-        if not isinstance(entry, dict):
-            raise ValueError(f"{path}: line {number} is not a JSON object.")
-        for name in ("statement", "answer_matching_behavior"):
-            if not isinstance(entry.get(name), str):
-                raise ValueError(f"{path}: line {number} has no text field {name!r}.")
-        answer = entry["answer_matching_behavior"].strip()
-        if answer.lower() not in {"yes", "no"}:
-            raise ValueError(f"{path}: line {number}: answer_matching_behavior must be Yes or No, not {answer!r}.")
-        rows.append(
-            {
-                "persona": path.stem,
-                "direction": _DIRECTIONS[answer.lower()],
-                "statement": entry["statement"],
-                "_line": number,
-            }
-        )
-    return _complete(path, pd.DataFrame(rows))
+        relative = file.relative_to(path)
+        # Two files may differ in their endings alone.
+        frame = _label(file, found, names[file] if shared[names[file]] == 1 else relative.as_posix())
+        frames.append(frame.assign(_line=frame["_line"].astype(str) + f" of {relative}"))
+    if left_out:
+        more = f" and {len(left_out) - _MOST_NAMED} more" if len(left_out) > _MOST_NAMED else ""
+        named = ", ".join(map(str, sorted(left_out)[:_MOST_NAMED]))
+        logger.warning("left out, as there are no statements in them: %s%s", named, more)
+    return frames
 
 
-def _complete(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    """Fill the columns that a layout lacks and check those it has."""
-    if "id" not in frame:
-        # By file and not by persona, which may be spread over the files of a folder.
-        frame["id"] = [f"{path.stem}-{line:05d}" for line in frame["_line"]]
-    check_filled(path, frame, ["statement", "persona", "id"])
-    frame["statement"] = frame["statement"].str.strip()
-    frame["persona"] = frame["persona"].str.strip()
-    known = frame["persona"].map(topic_of)
-    frame["topic"] = frame["topic"].where(frame["topic"].str.strip() != "", known) if "topic" in frame else known
-    frame["pair"] = frame["pair"].where(frame["pair"].str.strip() != "") if "pair" in frame else None
-    for name in ("persona", "topic"):
-        if (unusable := frame[name].str.contains(r"[/\\]|^\.")).any():
-            value = first_value(frame, unusable, name)
-            raise ValueError(
-                f"{path}: {line_of(frame, unusable)}: {name} {value!r} cannot name a file; leave out / and \\ and a leading dot."
-            )
-    check_ids(path, frame)
-    return frame[[*COLUMNS, "_line"]]
+def _label(path: Path, found: pd.DataFrame | dict, name: str) -> pd.DataFrame:
+    if isinstance(found, pd.DataFrame):
+        return from_rows(path, found, name=name, persona=stem(path))
+    if is_trait(found):
+        if found.get("questions"):
+            logger.warning("%s: its instructions are the statements; its questions are left out", path)
+        return from_trait(path, found, name=name, persona=stem(path))
+    return from_rows(path, pd.DataFrame([found]).assign(_line=1), name=name, persona=stem(path))
 
 
-def _finish(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+def _finish(path: str | Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Check ids and pairs over all files."""
     frame = check_ids(path, frame.assign(pair=frame["pair"].astype("string")))
-    sides = frame.dropna(subset="pair").groupby("pair", sort=False)
-    counts = sides.agg(n=("id", "size"), personas=("persona", "nunique"), sides=("direction", "nunique"))
-    broken = counts[(counts["n"] != 2) | (counts["personas"] != 1) | (counts["sides"] != 2)]
-    if len(broken):
+    paired = frame["pair"].notna().to_numpy()
+    codes, pairs = pd.factorize(frame["pair"][paired])
+    persona = pd.factorize(frame["persona"])[0][paired]
+    positive = np.bincount(codes, (frame["direction"] == "positive").to_numpy()[paired], minlength=len(pairs))
+    of_first = persona[np.unique(codes, return_index=True)[1]]
+    foreign = np.bincount(codes, persona != of_first[codes], minlength=len(pairs))
+    broken = (np.bincount(codes, minlength=len(pairs)) != 2) | (positive != 1) | (foreign > 0)
+    if broken.any():
         raise ValueError(
-            f"{path}: pair {broken.index[0]!r} is not one positive and one negative statement of one persona."
+            f"{path}: pair {pairs[broken.argmax()]!r} is not one positive and one negative statement of one persona."
         )
-    return frame[COLUMNS]
+    return frame[[*COLUMNS, *([CONFIDENCE] if CONFIDENCE in frame else [])]]

@@ -16,7 +16,7 @@ class StudyConfig:
     ----------
     model, device, dtype
         As of :func:`utils.models.load_model`; not used when the study starts from arrays.
-    statements, personas, topics
+    statements, personas, topics, min_confidence, per_side
         As of :func:`utils.statements.load_statements`.
     activations
         A folder of arrays to start from instead of a model, see :mod:`utils.activations.arrays`.
@@ -47,6 +47,8 @@ class StudyConfig:
     statements: str | None = None
     personas: Sequence[str] | None = None
     topics: Sequence[str] | None = None
+    min_confidence: float | None = None
+    per_side: int | None = None
     activations: str | None = None
     layers: Sequence[int] | None = None
     position: Position = "last"

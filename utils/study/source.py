@@ -48,7 +48,14 @@ def open_source(config: StudyConfig) -> Source:
     if config.activations is not None:
         frame, write = store_arrays(Path(config.activations), personas=config.personas, layers=config.layers)
         return Source(frame, write, key=None, has_texts=False)
-    frame = load_statements(config.statements, config.personas, topics=config.topics)
+    frame = load_statements(
+        config.statements,
+        config.personas,
+        topics=config.topics,
+        min_confidence=config.min_confidence,
+        per_side=config.per_side,
+        rng=config.seed,
+    )
     files = file_key(config.model)
     names = ("model", "device", "dtype", "layers", "position", "role")
     key = key_of(files, frame, [getattr(config, name) for name in names]) if files else None

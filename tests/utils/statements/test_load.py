@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 import logging
 from pathlib import Path
@@ -26,6 +27,11 @@ def write(tmp_path):
 def jsonl(*entries):
     keys = ("statement", "answer_matching_behavior")
     return "".join(json.dumps(dict(zip(keys, entry, strict=True)), ensure_ascii=False) + "\n" for entry in entries)
+
+
+def lettered(question, matching, other):
+    names = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
+    return json.dumps(dict(zip(names, (question, matching, other), strict=True))) + "\n"
 
 
 def own_pair(persona="openness", number=1):
@@ -153,7 +159,22 @@ BROKEN = [
     ("no statement", "a.csv", "id,direction,persona\n1,positive,p\n", ["no column statement", "found: id, direction"]),
     ("no direction", "a.csv", "id,statement,persona\n1,positive,p\n", ["no column direction"]),
     ("no persona", "a.csv", "id,statement,direction\n1,a,positive\n", ["no column persona"]),
-    ("semicolons", "a.csv", "statement;direction;persona\na;positive;p\n", ["no column statement", "statement;direc"]),
+    ("spaces", "a.csv", "statement direction persona\na positive p\n", ["no column statement", "statement direc"]),
+    ("bad field below semicolons", "a.csv", "statement;direction;persona\na;positive;p;q\n", ["line 2", "';'"]),
+    ("cut gzip", "a.csv.gz", gzip.compress((OWN + own_pair()).encode())[:-9], ["cut short"]),
+    ("no Parquet", "a.parquet", b"PAR1 and no more", ["damaged, or cut short"]),
+    ("array of numbers", "a.json", "[1, 2]", ["row 1", "not a JSON object"]),
+    ("empty array", "a.json", "[]", ["array is empty"]),
+    ("cut array", "a.json", '[{"statement": "a",', ["not valid JSON"]),
+    ("deep array", "a.json", "[" * 100_000, ["nested too deeply"]),
+    ("deep line", "a.jsonl", '{"a":' * 100_000, ["line 1", "nested too deeply"]),
+    ("no such option", "a.jsonl", lettered("Which?\n (A) this\n (B) that", "(C)", "(A)"), ["line 1", "'(C)'"]),
+    ("letters alone", "a.jsonl", lettered("Which?", "(A)", "(B)"), ["line 1", "none of the options"]),
+    ("half an instruction", "a.json", '{"instruction": [{"pos": "a"}]}', ["instruction 1", "'neg'"]),
+    ("no instruction", "a.json", '{"instruction": []}', ["'instruction' is empty"]),
+    ("confidence", "a.csv", "statement,direction,persona,label_confidence\na,1,p,high\n", ["line 2", "'high'"]),
+    ("long name", "a.csv", OWN + f"1,{'x' * 300},t,positive,a,\n", ["line 2", "too long", "300 bytes"]),
+    ("wide name", "a.csv", OWN + f"1,{'楽' * 80},t,positive,a,\n", ["line 2", "too long", "240 bytes"]),
     ("direction", "a.csv", OWN + own_pair() + "3,p,t,maybe,text,\n", ["line 4", "'maybe'", "positive or negative"]),
     ("no direction text", "a.csv", OWN + "3,p,t,,text,\n", ["line 2", "unknown direction ''"]),
     ("empty statement", "a.csv", OWN + own_pair() + "3,p,t,positive,,\n", ["line 4", "the statement is empty"]),
@@ -206,7 +227,7 @@ BROKEN = [
     ("JSON list", "a.jsonl", jsonl(("a", "Yes")) + "[1, 2]\n", ["line 2", "not a JSON object"]),
     ("JSON without text", "a.jsonl", jsonl(("a", "Yes")) + '{"x": 1}\n', ["line 2", "'statement'"]),
     ("JSON number", "a.jsonl", jsonl(("a", "Yes"), (7, "No")), ["line 2", "'statement'"]),
-    ("JSON without answer", "a.jsonl", '{"statement": "a"}\n', ["line 1", "'answer_matching_behavior'"]),
+    ("JSON without answer", "a.jsonl", '{"statement": "a"}\n', ["no column direction or persona"]),
     ("JSON answer", "a.jsonl", jsonl(("a", "Yes"), ("b", "Maybe")), ["line 2", "Yes or No", "'Maybe'"]),
     ("JSON blank", "a.jsonl", jsonl(("a", "Yes"), ("b", "No"), ("  ", "No")), ["line 3", "the statement is empty"]),
 ]
@@ -230,7 +251,7 @@ def test_line_numbers_count_line_breaks_inside_quotes(write):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.csv.*\.csv or \.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.csv.*\.csv, .*\.parquet"):
         load_statements(tmp_path / "gone.csv")
 
 
@@ -283,7 +304,7 @@ def test_folder_error_names_the_file(write, tmp_path):
 def test_folder_without_statements(write, tmp_path, files):
     for name, text in files.items():
         write(name, text)
-    with pytest.raises(ValueError, match=r"the folder holds no \.csv or \.jsonl file of statements"):
+    with pytest.raises(ValueError, match=r"the folder holds no statements; expected"):
         load_statements(tmp_path)
 
 
@@ -323,7 +344,7 @@ def test_check_names():
 def test_published_persona_files():
     folder = SHARED / "anthropic-evals" / "persona"
     frame = load_statements(folder)
-    assert list(frame.columns) == COLUMNS
+    assert list(frame.columns) == [*COLUMNS, "label_confidence"]
     assert frame["id"].is_unique
     # Counted with the json module alone, file by file.
     for path in folder.glob("*.jsonl"):
@@ -331,6 +352,7 @@ def test_published_persona_files():
         own = frame[frame["persona"] == path.stem]
         assert list(own["statement"]) == [entry["statement"].strip() for entry in entries]
         assert list(own["direction"]) == [YES_NO[entry["answer_matching_behavior"].strip()] for entry in entries]
+        assert list(own["label_confidence"]) == [entry["label_confidence"] for entry in entries]
         assert load_statements(path)[COLUMNS].equals(own[COLUMNS].reset_index(drop=True))
     assert set(frame["topic"]) == set(TOPICS)
 
