@@ -1,6 +1,5 @@
 """The results of a study folder, read back for notebooks, figures and the report."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import xarray as xr
 from deepscan import ScanRuns
 from utils.activations.store import open_store
 from utils.nodes.sets import NodeSet, node_sets
-from utils.records import key_of
+from utils.records import FINISHED, RECORD, is_moving, key_of, read_json
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,13 @@ class Study:
     @cached_property
     def activations(self) -> xr.DataArray:
         """(layer, statement, node), read from disk where used."""
-        return open_store(self.folder / "activations.zarr")
+        acts = open_store(self.folder / "activations.zarr")
+        if self.record.get("statements", held := key_of_statements(acts)) != held:
+            raise ValueError(
+                f"the activations in {self.folder} are of other statements than its tables: a study with other options was not "
+                "finished there. Run it again, or the earlier one."
+            )
+        return acts
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -123,11 +128,15 @@ def open_study(folder: str | Path) -> Study:
         The folder holds no finished study.
     """
     folder = Path(folder)
-    path = folder / "study.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if "best_layer" not in record:
+    record = read_json(folder / RECORD)
+    if FINISHED not in record or is_moving(folder):
         raise FileNotFoundError(f"{folder} holds no finished study; run `personascope study --out {folder}` first.")
     return Study(folder, record)
+
+
+def key_of_statements(acts: xr.DataArray) -> str:
+    """Changes with the statements of activations, their labels and their order."""
+    return key_of([acts[name].to_numpy() for name in ("statement", "persona", "direction", "pair", "text")])
 
 
 def key_of_study(study: Study) -> str:

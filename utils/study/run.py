@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,8 @@ import pandas as pd
 import xarray as xr
 
 from deepscan import ScanRuns, detect
-from utils.activations.store import open_store
+from utils.activations.store import holds, open_store
+from utils.folders import hold_folder
 from utils.layers.separation import SMALLEST_SIDE, best_layer, divergence, layer_stability
 from utils.layers.thirds import layer_thirds, model_thirds
 from utils.layers.topics import topic_divergence
@@ -20,15 +20,15 @@ from utils.nodes.scans import summarise
 from utils.nodes.selectors import compare_selectors
 from utils.nodes.sets import node_frequencies, node_sets, overlap
 from utils.nodes.stability import node_stability
-from utils.records import StageLog, key_of, write_frame
+from utils.records import StageLog, key_of
 from utils.statements.contrasts import Contrast, find_contrasts, restrict
 from utils.statements.form import form_table
 from utils.statements.splits import split_parts
 from utils.study.figures import draw_figures
 from utils.study.report import write_report
-from utils.study.results import Study, open_study
-from utils.study.settings import StudyConfig, needed_h0, scan_options
-from utils.study.source import open_source
+from utils.study.results import Study, key_of_statements, open_study
+from utils.study.settings import StudyConfig, check_config, needed_h0, scan_options
+from utils.study.source import Source, open_source
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
         goes on from there.
     """
     config = config or StudyConfig()
+    check_config(config)
     source = open_source(config)
     contrasts = find_contrasts(source.frame, contrast=config.contrast)
     part = split_parts(source.frame, rng=config.seed)
@@ -71,15 +72,27 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     test = [restrict(contrast, part == "test") for contrast in contrasts]
     _check_sizes(test, config)
     _check_select(select)
-    folder = _make_folder(Path(out))
-    log = StageLog(folder, asdict(config))
+    with hold_folder(Path(out)) as folder:
+        return _run_stages(folder, config, source, part, select, test, progress)
 
+
+def _run_stages(
+    folder: Path,
+    config: StudyConfig,
+    source: Source,
+    part: np.ndarray,
+    select: list[Contrast],
+    test: list[Contrast],
+    progress: bool,
+) -> Study:
+    log = StageLog(folder, asdict(config))
     store = folder / "activations.zarr"
     if source.key is None:
-        # Arrays and hub models are compared with what is stored. Not a stage: running one forgets what was finished.
+        # Arrays and hub models are compared with what is stored.
         source.compute(store, progress)
     else:
-        log.stage("activations", source.key, lambda: source.compute(store, progress), exists=store.exists())
+        held = holds(store, source.frame, log.made_from)
+        log.stage("activations", source.key, lambda: source.compute(store, progress), exists=held)
     acts = open_store(store)
     further = _check_scan_layers(acts, config)
     base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, part, config.contrast, config.seed)
@@ -91,7 +104,7 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
         tested = acts.isel(statement=np.flatnonzero(part == "test"))
         log.table("topics", base, lambda: topic_divergence(tested, probe_permutations=0, progress=progress))
     else:
-        (folder / "topics.parquet").unlink(missing_ok=True)
+        log.leave_out("topics")
     thirds = _judge_thirds(log, base, acts, test, chosen=config.layers is not None)
     if source.has_texts:
         log.table("form", base, lambda: form_table(source.frame["statement"].tolist(), test))
@@ -100,10 +113,9 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     scan_key = key_of(base, layer, further, scan_options(config), config.threshold)
     runs = {}
     for k in sorted({layer, *further}):
-        scans = folder / "scans" if k == layer else folder / "scans" / f"layer-{k}"
+        scans = "scans" if k == layer else f"scans/layer-{k}"
         runs[k] = _scan_layer(log, scans, acts, test, k, base, config, progress)
-    detection = summarise(runs, threshold=config.threshold)
-    write_frame(folder / "detection.parquet", detection)
+    detection = log.table("detection", scan_key, lambda: summarise(runs, threshold=config.threshold))
     frequencies = {k: node_frequencies(by_persona).assign(layer=k) for k, by_persona in runs.items()}
     log.table("nodes", scan_key, lambda: _concat(frequencies))
     log.table("overlap", scan_key, lambda: overlap(node_sets(runs[layer], threshold=config.threshold), runs[layer]))
@@ -116,7 +128,7 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     if config.stability:
         log.table("node_stability", key_of(scan_key, config.stability), lambda: _halve(values, test, config, progress))
     else:
-        (folder / "node_stability.parquet").unlink(missing_ok=True)
+        log.leave_out("node_stability")
     log.add(
         activations=acts.attrs,
         n_layers=int(acts["layer"].max()),
@@ -124,6 +136,7 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
         best_layer=layer,
         thirds=thirds,
         has_texts=source.has_texts,
+        statements=key_of_statements(acts),
         sizes=[_describe_sizes(own, chosen) for own, chosen in zip(test, select, strict=True)],
         personas=detection.to_dict("records"),
     )
@@ -138,7 +151,7 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
 
 def _scan_layer(
     log: StageLog,
-    folder: Path,
+    folder: str,
     acts: xr.DataArray,
     contrasts: list[Contrast],
     layer: int,
@@ -151,15 +164,13 @@ def _scan_layer(
     key = key_of(base, layer, scan_options(config))
     runs = {}
     for contrast in contrasts:
-        path = folder / f"{contrast.persona}.parquet"
-        compute = partial(_scan, path, values, contrast, config, progress)
+        compute = partial(_scan, values, contrast, config, progress)
         # Named after the file and not the layer: scans of another best layer may have taken its place since.
-        log.stage(path.relative_to(log.folder).with_suffix("").as_posix(), key, compute, exists=path.exists())
-        runs[contrast.persona] = ScanRuns.load(path)
+        runs[contrast.persona] = ScanRuns.load(log.file(f"{folder}/{contrast.persona}", key, compute))
     return runs
 
 
-def _scan(path: Path, values: np.ndarray, contrast: Contrast, config: StudyConfig, progress: bool) -> None:
+def _scan(values: np.ndarray, contrast: Contrast, config: StudyConfig, progress: bool, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     found = detect(
         values[contrast.h0],
@@ -178,7 +189,7 @@ def _judge_thirds(
     """Write the verdict of every persona and return that of the model; none for chosen layers or too few."""
     layers = [layer for layer in acts["layer"].to_numpy().tolist() if layer]
     if chosen or layers != list(range(1, len(layers) + 1)) or len(layers) < 3:
-        (log.folder / "thirds.parquet").unlink(missing_ok=True)
+        log.leave_out("thirds")
         return None
     log.table("thirds", key, lambda: layer_thirds(acts, contrasts))
     return log.table("model_thirds", key, lambda: model_thirds(acts, contrasts)).to_dict("records")[0]
@@ -223,16 +234,6 @@ def _check_scan_layers(acts: xr.DataArray, config: StudyConfig) -> list[int]:
     if outside := [layer for layer in config.scan_layers if layer not in present]:
         raise ValueError(f"--scan-layers {outside} were not extracted; there are layers {present[0]} to {present[-1]}.")
     return sorted(set(config.scan_layers))
-
-
-def _make_folder(folder: Path) -> Path:
-    """Create the study folder and make sure, before the long work, that files can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out.") from None
 
 
 def _describe_sizes(test: Contrast, select: Contrast) -> dict:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from utils.nodes.scans import MIN_BACKGROUND
 from utils.options import ContrastName, Position, Role, ScanName, ScoreName, Tail
@@ -72,6 +72,42 @@ class StudyConfig:
     threshold: float = 0.5
     seed: int = 0
     jobs: int = 0
+
+
+def check_config(config: StudyConfig) -> None:
+    """Refuse, before anything is read or written, options that cannot be.
+
+    Raises
+    ------
+    ValueError
+        What was given, and what was expected.
+    """
+    for name, words in (
+        ("position", Position),
+        ("role", Role),
+        ("contrast", ContrastName),
+        ("scan", ScanName),
+        ("score", ScoreName),
+        ("tail", Tail),
+    ):
+        if (given := getattr(config, name)) not in get_args(words):
+            raise ValueError(f"unknown {name} {given!r}; expected {', '.join(get_args(words))}.")
+    for name, least in (
+        ("runs", 1), ("permutations", 1), ("n_clean", 1), ("n_anomalous", 1), ("alphas", 1), ("restarts", 1),
+        ("probe_flips", 0), ("stability", 0), ("seed", 0), ("jobs", 0),
+    ):  # fmt: skip
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(config, name)}.")
+    if 0 < config.probe_flips < 20:
+        raise ValueError(
+            f"probe_flips must be 0, or at least 20 for a 5th and 95th percentile, not {config.probe_flips}."
+        )
+    if not 0 < config.threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], not {config.threshold}: it is a share of the runs.")
+    if not 0 < config.alpha_max < 1:
+        raise ValueError(f"alpha_max must be in (0, 1), not {config.alpha_max}.")
+    if config.batch_size != "auto" and config.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 or 'auto', not {config.batch_size}.")
 
 
 def needed_h0(config: StudyConfig, *, paired: bool) -> int:

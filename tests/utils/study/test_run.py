@@ -73,7 +73,7 @@ def calls(monkeypatch):
     made = []
 
     def count(name):
-        original = getattr(utils.study, name)
+        original = getattr(utils.study.run, name)
 
         def counted(*args, **options):
             made.append(name)
