@@ -16,6 +16,7 @@ from .nodes import node_profiles as node_profiles
 from .nodes import node_sets as node_sets
 from .nodes import node_stability as node_stability
 from .nodes import overlap as overlap
+from .statements import draw_parts as draw_parts
 from .statements import find_contrasts as find_contrasts
 from .statements import form_table as form_table
 from .statements import load_identities as load_identities

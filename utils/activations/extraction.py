@@ -1,7 +1,4 @@
-"""Statements through a model, activations of every layer out: one forward pass a statement.
-
-One batch of prompts through the model: padding, a shared beginning run once, and what is kept of each pass.
-"""
+"""Statements through a model, activations of every layer out: one forward pass a statement, what prompts share run once."""
 
 import errno
 import logging

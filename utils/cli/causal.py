@@ -1,12 +1,12 @@
 """The command ``personascope causal``."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from utils.causal.settings import CHECKS, CausalConfig, parse_check
+from utils.cli.options import Seed, read_numbers
 from utils.options import Scope
 
 EXAMPLES = """
@@ -62,7 +62,7 @@ def causal(
     dtype: Annotated[
         str | None, typer.Option(help="auto, float32, float16 or bfloat16; the study's by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = CausalConfig.seed,
+    seed: Seed = CausalConfig.seed,
 ) -> None:
     """Check whether the scanned nodes matter: change them, and fair controls, and see what the model prefers to say."""
     from utils.experiments.causal import run_causal
@@ -86,8 +86,8 @@ def causal(
         size=size,
         scope=scope,
         strength=strength,
-        strengths=_numbers("--strengths", strengths, float),
-        sizes=_numbers("--sizes", sizes, int),
+        strengths=read_numbers("--strengths", strengths, float),
+        sizes=read_numbers("--sizes", sizes),
         layers=[k for k in study.activations["layer"].to_numpy().tolist() if layer_step and k and k % layer_step == 0],
         n_cost=cost,
         permutations=permutations,
@@ -102,10 +102,3 @@ def causal(
         typer.echo(f"\nopen {study.folder / 'report.html'}")
     else:
         typer.echo(f"\ntables and figures are in {result.folder}")
-
-
-def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> list:
-    try:
-        return [kind(piece) for piece in text.split(",") if piece.strip()]
-    except ValueError:
-        raise ValueError(f"{option} {text!r} is not a list of numbers such as 5,20,80.") from None

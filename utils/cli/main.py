@@ -5,17 +5,28 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from utils.cli.causal import EXAMPLES as CAUSAL_EXAMPLES
 from utils.cli.causal import causal
 from utils.cli.mask import mask_app
+from utils.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    Seed,
+    StatementRole,
+    Statements,
+    read_batch_size,
+    read_layers,
+    read_names,
+)
 from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
 from utils.cli.vectors import GENERATE_EXAMPLES, generate
-from utils.options import ContrastName, Position, Role, ScanName, ScoreName, Tail
+from utils.options import ContrastName, Position, ScanName, ScoreName, Tail
 
 app = typer.Typer(
     add_completion=False,
@@ -48,10 +59,11 @@ EXAMPLES = """
 """
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"personascope {importlib.metadata.version('personascope')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -67,12 +79,8 @@ def _root(
 
 @app.command(epilog=EXAMPLES)
 def study(
-    model: Annotated[
-        str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")
-    ] = None,
-    statements: Annotated[
-        str | None, typer.Option(help="CSV, TSV, JSON(L) or Parquet file, a folder of them, or a dataset.")
-    ] = None,
+    model: Model = None,
+    statements: Statements = None,
     personas: Annotated[str | None, typer.Option(help="Comma-separated names; all by default.")] = None,
     topics: Annotated[str | None, typer.Option(help="Comma-separated topics; all by default.")] = None,
     min_confidence: Annotated[
@@ -86,12 +94,12 @@ def study(
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Layers to extract, e.g. 1-30 or 0,6,12; all by default.")] = None,
     position: Annotated[Position, typer.Option(help="Token whose activation is kept.")] = "last",
-    role: Annotated[Role, typer.Option(help="Turn of the chat template that holds the statement.")] = "system",
+    role: StatementRole = "system",
     out: Annotated[Path | None, typer.Option(help="Study folder; output/<model> by default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     batch_size: Annotated[str, typer.Option(help="Statements a batch, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Seed = 0,
     runs: Annotated[int, typer.Option(min=1, help="Scan runs a persona.")] = 40,
     permutations: Annotated[
         int, typer.Option(min=19, help="Permutations; the smallest p-value is 1/(1 + this).")
@@ -122,18 +130,18 @@ def study(
         device=device,
         dtype=dtype,
         statements=statements,
-        personas=_names(personas),
-        topics=_names(topics),
+        personas=read_names(personas),
+        topics=read_names(topics),
         min_confidence=min_confidence,
         per_side=per_side,
         activations=activations,
-        layers=_numbers("--layers", layers),
+        layers=read_layers("--layers", layers),
         position=position,
         role=role,
-        batch_size=_batch_size(batch_size),
+        batch_size=read_batch_size(batch_size),
         contrast=contrast,
         scan=scan,
-        scan_layers=_numbers("--scan-layers", scan_layers) or [],
+        scan_layers=read_layers("--scan-layers", scan_layers) or [],
         score=score,
         tail=tail,
         runs=runs,
@@ -157,7 +165,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder for tables, figures and comparison.html.")] = None,
 ) -> None:
     """Put several studies side by side: models, or statements."""
-    from utils.comparison.compare import run_compare
+    from utils.comparison.report import run_compare
     from utils.comparison.tables import comparison_table
 
     typer.echo(comparison_table(run_compare(folders, out)))
@@ -167,10 +175,8 @@ def compare(
 
 @app.command()
 def info(
-    model: Annotated[
-        str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    model: Model = None,
+    device: Device = "cpu",
 ) -> None:
     """Show what was found of a model: layers, parts of a block, heads, template."""
     from utils.models.load import load_model
@@ -232,32 +238,6 @@ def main() -> None:
             traceback.print_exc()
         typer.echo(f"personascope: {error}", err=True)
         sys.exit(2)
-
-
-def _batch_size(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"--batch-size {text!r} is not a whole number above 0 or auto.")
-    return int(text)
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    """Read ``0,6,12`` or ``1-30`` or both mixed."""
-    if text is None:
-        return None
-    numbers: list[int] = []
-    try:
-        for piece in text.split(","):
-            first, _, last = piece.strip().partition("-")
-            numbers += range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise ValueError(f"{option} {text!r} is not a list of whole numbers such as 0,6,12 or 1-30.") from None
-    return numbers
 
 
 def _default_folder(config) -> Path:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from utils.cli.options import Device, Dtype, Model, Statements
 from utils.options import TokenPart, VectorMethod
 
 GENERATE_EXAMPLES = """
@@ -20,10 +21,6 @@ GENERATE_EXAMPLES = """
 
 `personascope generate --vectors output/my-model/vectors/all/vectors.safetensors --ablate openness "..."` — from a file
 """
-
-Model = Annotated[str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")]
 
 
 def generate(
@@ -49,7 +46,7 @@ def generate(
     system: Annotated[str | None, typer.Option(help="A system prompt for all answers.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 60,
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token each time.")] = 0.0,
-    statements: Annotated[str | None, typer.Option(help="CSV or JSONL file, or a folder of them.")] = None,
+    statements: Statements = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",

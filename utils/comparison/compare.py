@@ -8,14 +8,13 @@ each other and are never compared.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from utils.comparison.differences import list_differences
-from utils.study.results import Study, open_study
+from utils.study.results import Study
 
 LEVEL = 0.05
 
@@ -34,7 +33,7 @@ class Comparison:
     detection
         One row a study and persona at the layer that was scanned: ``p_value``, ``p_adjusted`` (Benjamini–Hochberg within the
         study), ``precision``, ``recall``, ``auroc`` (individual scans only) and node set sizes as of
-        :func:`utils.study.results.summarise`; ``probe_auroc`` with its 95 % interval; the form baseline; ``n_h1, n_h0`` test
+        :func:`utils.nodes.scans.summarise`; ``probe_auroc`` with its 95 % interval; the form baseline; ``n_h1, n_h0`` test
         statements. ``status``: scanned or no such persona.
     overlaps
         One row a study and pair of personas, as of :func:`utils.nodes.overlap`; NaN where a persona is missing.
@@ -101,31 +100,6 @@ def compare_studies(studies: Mapping[str, Study]) -> Comparison:
     )
 
 
-def run_compare(folders: Sequence[str | Path], out: str | Path | None = None) -> Comparison:
-    """Compare study folders, and write the comparison into ``out`` where it is given.
-
-    Studies are named after their folders, with as much of the path before it as tells them apart.
-
-    Raises
-    ------
-    ValueError
-        As :func:`compare_studies` and :func:`utils.comparison.report.write_comparison`, and a folder that is named twice.
-    FileNotFoundError
-        A folder holds no finished study.
-    """
-    paths = [Path(folder).resolve() for folder in folders]
-    for i, path in enumerate(paths):
-        if path in paths[:i]:
-            raise ValueError(f"{folders[i]} is named twice; name every study folder once.")
-    comparison = compare_studies({_name(path, paths): open_study(path) for path in paths})
-    if out is not None:
-        # Here, as the report takes this module's tables.
-        from utils.comparison.report import write_comparison
-
-        write_comparison(comparison, out)
-    return comparison
-
-
 def _check_studies(studies: Mapping[str, Study]) -> None:
     if len(studies) < 2:
         raise ValueError(f"a comparison takes at least two studies, not {len(studies)}; name another study folder.")
@@ -136,15 +110,6 @@ def _check_studies(studies: Mapping[str, Study]) -> None:
                 f"study {name!r} has no persona in common with the others (it has {', '.join(study.personas)}); "
                 "compare studies of the same personas."
             )
-
-
-def _name(path: Path, paths: Sequence[Path]) -> str:
-    """The shortest end of a path that no other path ends with."""
-    for length in range(1, len(path.parts) + 1):
-        if sum(other.parts[-length:] == path.parts[-length:] for other in paths) == 1:
-            return Path(*path.parts[-length:]).as_posix()
-    # The whole path of one study may be the end of another's.
-    return path.as_posix()
 
 
 def _align(frames: Mapping[str, pd.DataFrame], personas: list[str]) -> pd.DataFrame:

@@ -2,8 +2,16 @@ from .causal import CausalResult as CausalResult
 from .causal import open_causal as open_causal
 from .causal import run_causal as run_causal
 from .causal_report import describe_found as describe_found
+from .causal_report import draw_causal as draw_causal
 from .causal_report import main_effects as main_effects
 from .patching import PatchingResult as PatchingResult
+from .patching import draw_patching as draw_patching
 from .patching import flip_summary as flip_summary
 from .patching import list_changes as list_changes
+from .patching import open_patching as open_patching
 from .patching import run_patching as run_patching
+from .subnetworks import SubnetworksConfig as SubnetworksConfig
+from .subnetworks import SubnetworksResult as SubnetworksResult
+from .subnetworks import draw_subnetworks as draw_subnetworks
+from .subnetworks import open_subnetworks as open_subnetworks
+from .subnetworks import run_subnetworks as run_subnetworks

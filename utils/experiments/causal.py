@@ -1,6 +1,6 @@
 """Do the scanned nodes matter? The whole of a causal check on a study, written to a folder as it goes.
 
-What is asked of a causal check, against the study and the model: completed, or refused before anything is run.
+What cannot be asked of the study or the model is refused before anything is run.
 """
 
 import importlib.metadata

@@ -1,7 +1,4 @@
-"""The model's own logits at one token of each prompt.
-
-Prompts of many lengths in batches of few.
-"""
+"""Prompts of many lengths through the model in batches of few, and its logits at one token of each."""
 
 import copy
 from collections.abc import Sequence

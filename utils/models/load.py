@@ -3,8 +3,6 @@
 Layer numbering, used everywhere: layer k is the raw residual stream after decoder block k, layer 0 is what enters
 block 1. This is the numbering of ``hidden_states`` in transformers, except that the last layer here is *before* the
 final norm.
-
-Devices and dtypes by name, and telling a lack of memory from other errors.
 """
 
 import contextlib

@@ -1,9 +1,7 @@
 """What is read from a model: a number from its logits at certain tokens of each of many prompts.
 
 A readout says what to run and what to read there; running it, as the model is or under interventions, is up to
-:func:`utils.responses.measures.score_prompts` and :func:`utils.causal.scoring.score_interventions`.
-
-Numbers read from a model's logits at the tokens of interest of many prompts.
+:func:`score_prompts` and :func:`utils.causal.scoring.score_interventions`.
 """
 
 from collections.abc import Callable, Sequence

@@ -159,7 +159,7 @@ def pair_sides(statements: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     if "" in positive.index or "" in negative.index or not len(positive) or set(positive.index) != set(negative.index):
         raise ValueError(
-            "positive and negative statements in whole pairs are needed; see utils.contrasts.find_contrasts."
+            "positive and negative statements in whole pairs are needed; see utils.statements.find_contrasts."
         )
     return positive.reset_index(drop=True), negative.loc[positive.index].reset_index(drop=True)
 

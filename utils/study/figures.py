@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -27,9 +26,19 @@ from utils.viz import (
     plot_upset,
     plot_venn,
 )
-from utils.viz.pages import FigureEntry, _figure_of, save_figure
+from utils.viz.pages import figure_of, write_figures
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FigureEntry:
+    """A figure of a study: its file name without ending, the section of the report, and one sentence of reading."""
+
+    name: str
+    section: str
+    caption: str
+    draw: Callable[[Study], Figure]
 
 
 def list_figures(study: Study) -> Iterator[FigureEntry]:
@@ -132,14 +141,7 @@ def draw_figures(study: Study) -> None:
     for old in folder.iterdir():
         if old.suffix in {".png", ".svg"} and old.stem not in current:
             old.unlink()
-    # A fixed salt, so that the same study gives the same files.
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "personascope", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-    ):
-        for entry in entries:
-            figure = entry.draw(study)
-            save_figure(figure, folder / entry.name)
-            plt.close(figure)
+    write_figures(((entry.name, entry.draw(study)) for entry in entries), folder)
 
 
 def _draw_layer_curves(study: Study) -> Figure:
@@ -152,7 +154,7 @@ def _draw_probe_curves(study: Study) -> Figure:
 
 def _draw_layer_heatmap(study: Study) -> Figure:
     layers = study.layers.dropna(subset="silhouette")
-    return _figure_of(plot_layer_heatmap(layers, metric="silhouette", mark=study.best_layer))
+    return figure_of(plot_layer_heatmap(layers, metric="silhouette", mark=study.best_layer))
 
 
 def _draw_metric_maps(study: Study) -> Figure:
@@ -161,7 +163,7 @@ def _draw_metric_maps(study: Study) -> Figure:
 
 def _draw_thirds(study: Study) -> Figure:
     model = pd.DataFrame([{**study.record["thirds"], "persona": "mean over personas"}])
-    return _figure_of(plot_thirds(pd.concat([study.thirds, model], ignore_index=True)))
+    return figure_of(plot_thirds(pd.concat([study.thirds, model], ignore_index=True)))
 
 
 def _draw_embeddings(study: Study) -> Figure:
@@ -177,12 +179,12 @@ def _draw_embeddings(study: Study) -> Figure:
 
 def _draw_detection(study: Study) -> Figure:
     table = study.detection[study.detection["layer"] == study.best_layer]
-    return _figure_of(plot_detection(table.assign(p_value=table["p_adjusted"])))
+    return figure_of(plot_detection(table.assign(p_value=table["p_adjusted"])))
 
 
 def _draw_scores(study: Study) -> Figure:
     scores = [runs.table[["kind", "score"]].assign(persona=persona) for persona, runs in study.runs.items()]
-    return _figure_of(plot_scores(pd.concat(scores, ignore_index=True)))
+    return figure_of(plot_scores(pd.concat(scores, ignore_index=True)))
 
 
 def _draw_node_profiles(study: Study) -> Figure:
@@ -197,7 +199,7 @@ def _draw_node_map(study: Study) -> Figure:
     held = [(node, sign) in study.node_sets[persona] for persona, node, sign in labels]
     # Nodes outside the set count as never selected, so that a persona with an empty set keeps its row.
     shown = at_best.assign(frequency=at_best["frequency"].where(np.asarray(held, bool), 0.0))
-    return _figure_of(plot_node_map(shown, study.record["n_nodes"]))
+    return figure_of(plot_node_map(shown, study.record["n_nodes"]))
 
 
 def _draw_upset(study: Study) -> Figure:
@@ -205,11 +207,11 @@ def _draw_upset(study: Study) -> Figure:
 
 
 def _draw_overlap(study: Study) -> Figure:
-    return _figure_of(plot_overlap(study.overlap))
+    return figure_of(plot_overlap(study.overlap))
 
 
 def _venn_of(personas: list[str]) -> Callable[[Study], Figure]:
-    return lambda study: _figure_of(plot_venn({persona: study.node_sets[persona] for persona in personas}))
+    return lambda study: figure_of(plot_venn({persona: study.node_sets[persona] for persona in personas}))
 
 
 def _topics(study: Study) -> dict[str, list[str]]:

@@ -1,19 +1,16 @@
-"""The report of a study: one HTML file with everything inline, which opens from disk.
-
-What a study's report says in words, and the tables beside it.
-"""
+"""The report of a study, one HTML file with everything inline: what it says in words, its tables and figures."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from utils.records import replace_text
 from utils.statements.form import FORM_LIMIT
 from utils.study.figures import list_figures
-from utils.study.results import Study
-from utils.viz.pages import _PAGE, _inline
+from utils.study.results import Study, key_of_study
+from utils.viz.pages import NUMBERS, Section, read_section, render_page, table_html
 from utils.viz.style import short_name
 
 logger = logging.getLogger(__name__)
@@ -27,47 +24,31 @@ def write_report(study: Study) -> None:
     sections = []
     abouts = {"Layers": about_layers, "Scan": about_scan, "Nodes": about_nodes, "Overlap": about_overlap}
     entries = list(list_figures(study))
-    for section, describe in abouts.items():
+    for title, describe in abouts.items():
         about, table = describe(study)
-        drawn = [entry for entry in entries if entry.section == section]
-        figures = [
-            (entry.name, entry.caption, _inline(study.folder / "figures" / f"{entry.name}.png")) for entry in drawn
-        ]
-        shown = "" if table is None else table.to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
-        sections.append((section, about, shown, figures))
-    sections += _describe_causal(study)
-    page = jinja2.Environment(autoescape=True).from_string(_PAGE)
-    html = page.render(
-        model=study.record["activations"]["model"],
+        drawn = [entry for entry in entries if entry.section == title]
+        figures = [(study.folder / "figures" / f"{entry.name}.png", entry.caption) for entry in drawn]
+        sections.append(Section(title, about, "" if table is None else table_html(table, **NUMBERS), figures))
+    model = study.record["activations"]["model"]
+    html = render_page(
+        model,
+        f"Personas in {model}",
+        [*sections, *_added_sections(study)],
         summary=summarise_study(study),
         warnings=list_warnings(study),
-        sections=sections,
         configuration=_configuration(study.record),
     )
     replace_text(study.folder / "report.html", html)
 
 
-def _describe_causal(study: Study) -> list[tuple[str, str, str, list[tuple[str, str, str]]]]:
-    """A section for each persona whose nodes were put to a causal check."""
-    # Imported here: a study without such a check needs nothing of what it takes.
-    from utils.experiments.causal import open_causal
-    from utils.experiments.causal_report import SHOWN, describe_found, list_drawn, main_effects
-    from utils.study.results import key_of_study
-
-    sections = []
-    for path in sorted(study.folder.glob("causal/*/causal.json")):
-        result = open_causal(path.parent)
-        if result.record["study"] != key_of_study(study):
-            logger.warning(
-                "%s is of an earlier state of the study and left out; run personascope causal again", path.parent
-            )
-            continue
-        table = main_effects(result)[SHOWN].rename(columns=lambda name: name.replace("_", " "))
-        shown = table.to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
-        figures = [(file.stem, caption, _inline(file)) for file, caption in list_drawn(result)]
-        title = f"Do the nodes matter? {short_name(result.record['config']['persona'])}"
-        sections.append((title, " ".join(describe_found(result)), shown, figures))
-    return sections
+def _added_sections(study: Study) -> Iterator[Section]:
+    """What other runs on the study wrote for its report, such as a causal check of a persona's nodes."""
+    for path in sorted(study.folder.glob("*/*/section.json")):
+        section, held = read_section(path)
+        if held["study"] == key_of_study(study):
+            yield section
+        else:
+            logger.warning("%s is of an earlier state of the study and left out; make it again", path.parent)
 
 
 def _configuration(record: dict[str, Any]) -> str:

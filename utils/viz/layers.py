@@ -1,7 +1,4 @@
-"""Figures of the layer analysis: curves, heatmaps, the metrics side by side, and the verdict on the thirds.
-
-Figures of statements as points: one layer, many personas, many layers, many components.
-"""
+"""Figures of layers: curves, heatmaps, the metrics side by side, the verdict on the thirds, and statements as points."""
 
 import re
 from typing import Any

@@ -12,9 +12,9 @@ from scipy.stats import false_discovery_control
 
 import utils.comparison.report
 from utils.activations.store import create_store
-from utils.comparison.compare import compare_studies, run_compare
+from utils.comparison.compare import compare_studies
 from utils.comparison.differences import list_differences
-from utils.comparison.report import write_comparison
+from utils.comparison.report import run_compare, write_comparison
 from utils.comparison.tables import comparison_table
 from utils.records import write_frame
 from utils.study.results import open_study

@@ -12,7 +12,7 @@ import utils.causal.measure
 import utils.experiments.causal
 from utils.causal.settings import CausalConfig, Check
 from utils.experiments.causal import open_causal, run_causal
-from utils.experiments.causal_report import describe_found, draw_causal, list_drawn, main_effects
+from utils.experiments.causal_report import describe_found, draw_causal, main_effects
 from utils.statements.contrasts import find_contrasts
 from utils.statements.splits import hold_out, split_parts
 
@@ -115,9 +115,14 @@ def test_an_interrupted_check_goes_on(wired, tmp_path, monkeypatch):
 
 def test_figures_and_report_show_it(wired, result, tmp_path):
     _, study = wired
-    draw_causal(result, study)
-    names = [path.stem for path, _ in list_drawn(result)]
+    own = result.folder / "figures"
+    own.mkdir()
+    (own / "mine.png").write_bytes(b"somebody else's")
+    names = [path.stem for path in draw_causal(result, study)]
     assert names == ["controls_1", "controls_2", "strength_steer", "size_ablate", "size_steer", "layers", "costs"]
+    fewer = replace(result, costs=None, effects=result.effects.query("layer == @result.record['layer']"))
+    assert "costs" not in [path.stem for path in draw_causal(fewer, study)]
+    assert {path.stem for path in own.iterdir()} == {*names, "mine"} - {"layers", "costs"}
     found = describe_found(result)
     assert "higher than random sets" in found[1]
     assert "lower than random sets" in found[2]
