@@ -13,6 +13,9 @@ from utils.activations.store import open_store, split_positions
 from utils.nodes.sets import NodeSet, node_sets
 from utils.options import Position
 from utils.records import FINISHED, RECORD, is_moving, key_of, read_json
+from utils.statements.contrasts import find_contrasts, restrict
+from utils.vectors.doses import split_for_steering
+from utils.vectors.fit import PersonaVectors, persona_vectors
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,18 @@ class Study:
     def node_sets(self) -> dict[str, NodeSet]:
         """The node sets at the best layer, by persona."""
         return node_sets(self.runs, threshold=self.config["threshold"])
+
+    @cached_property
+    def vectors(self) -> PersonaVectors:
+        """Mean differences by layer and persona, fitted on the ``fit`` part of :func:`utils.vectors.split_for_steering`.
+
+        The other parts are left to choose and to measure on; for vectors of all pairs, see
+        :func:`utils.vectors.persona_vectors`.
+        """
+        acts = self.activations
+        part = split_for_steering(acts, rng=self.config["seed"])
+        contrasts = find_contrasts(acts, contrast=self.config["contrast"])
+        return persona_vectors(acts, [restrict(contrast, part == "fit") for contrast in contrasts])
 
 
 def open_study(folder: str | Path) -> Study:

@@ -26,7 +26,7 @@ def plot_cosines(cosines: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     n = len(cosines)
     ax = ax if ax is not None else new_axes(1.9 + 0.5 * n, 1.3 + 0.42 * n)
-    _draw_matrix(ax, cosines.to_numpy(), cosines.index, cosines.columns, "cosine", limit=1.0)
+    _draw_matrix(ax, cosines.to_numpy(), list(cosines.index), list(cosines.columns), "cosine", limit=1.0)
     return ax
 
 

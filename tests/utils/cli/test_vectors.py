@@ -1,8 +1,9 @@
 import pytest
+import typer
 from sided import make_vectors
 from typer.testing import CliRunner
 
-from utils.cli.main import app
+from utils.cli.vectors import generate
 from utils.vectors.export import write_gguf
 
 
@@ -16,9 +17,12 @@ def run(lm, monkeypatch):
     """Runs ``personascope generate ...`` on a tiny model."""
     monkeypatch.setattr("utils.models.load.load_model", lambda *_args, **_options: lm)
 
+    app = typer.Typer()
+    app.command()(generate)
+
     def call(*arguments):
         given = [str(argument) for argument in arguments]
-        return CliRunner().invoke(app, ["generate", "Cats?", "--max-tokens", "3", *given], catch_exceptions=False)
+        return CliRunner().invoke(app, ["Cats?", "--max-tokens", "3", *given], catch_exceptions=False)
 
     return call
 
