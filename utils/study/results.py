@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import xarray as xr
@@ -14,8 +14,9 @@ from utils.nodes.sets import NodeSet, node_sets
 from utils.options import Position
 from utils.records import FINISHED, RECORD, is_moving, key_of, read_json
 from utils.statements.contrasts import find_contrasts, restrict
-from utils.vectors.doses import split_for_steering
-from utils.vectors.fit import PersonaVectors, persona_vectors
+
+if TYPE_CHECKING:
+    from utils.vectors import PersonaVectors
 
 
 @dataclass(frozen=True)
@@ -171,12 +172,16 @@ class Study:
         return node_sets(self.runs, threshold=self.config["threshold"])
 
     @cached_property
-    def vectors(self) -> PersonaVectors:
+    def vectors(self) -> "PersonaVectors":
         """Mean differences by layer and persona, fitted on the ``fit`` part of :func:`utils.vectors.split_for_steering`.
 
         The other parts are left to choose and to measure on; for vectors of all pairs, see
         :func:`utils.vectors.persona_vectors`.
         """
+        # Imported here: torch takes seconds that reading tables need not spend.
+        from utils.vectors.doses import split_for_steering
+        from utils.vectors.fit import persona_vectors
+
         acts = self.activations
         part = split_for_steering(acts, rng=self.config["seed"])
         contrasts = find_contrasts(acts, contrast=self.config["contrast"])
