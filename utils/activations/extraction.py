@@ -274,7 +274,8 @@ def _run_once(
     caught: dict[tuple[Position, int], torch.Tensor] = {}
 
     def catch(layer: int, value: torch.Tensor) -> None:  # (B, T, d) or (B, T, H, d)
-        for name, own in weights.items():
+        for name in names:
+            own = weights[name]
             if name == "mean":
                 picked = torch.einsum("bt,bt...->b...", own.to(value.device), value.float())
             else:

@@ -192,6 +192,6 @@ def _find_places(accuracy: np.ndarray) -> tuple[float, float, float]:
     """Onset, peak and end of the plateau, as places in the curve; NaN where nothing is above chance."""
     gain = accuracy - 0.5
     if not gain.max() > 0:
-        return (np.nan,) * 3
+        return np.nan, np.nan, np.nan
     reached = np.flatnonzero(gain >= ONSET_SHARE * gain.max())
     return float(reached[0]), float(gain.argmax()), float(reached[-1])

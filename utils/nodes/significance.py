@@ -72,7 +72,7 @@ def compare_sides(
         rows.append(row | {"n_bh": int((nodes["p_bh"] <= 0.05).sum()), "n_calibrated": int(calibrated.size)})
     table = pd.DataFrame(rows)
     for name in ("separation", "calibrated"):
-        at = table.columns.get_loc(f"{name}_p") + 1
+        at = list(table.columns).index(f"{name}_p") + 1
         table.insert(at, f"{name}_p_adjusted", false_discovery_control(table[f"{name}_p"]))
     columns = ["persona", "node", "sign", "effect", "low", "high", "t", "p_value", "p_family", "p_bh", "calibrated"]
     return table, pd.concat(frames, ignore_index=True)[columns]

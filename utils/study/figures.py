@@ -177,6 +177,8 @@ def _draw_accuracy_curves(study: Study) -> Figure:
 
 
 def _draw_power(study: Study) -> Figure:
+    if study.power is None:
+        raise ValueError("the study has no table of power; ask for it with power_draws.")
     return figure_of(plot_power(study.power))
 
 

@@ -103,8 +103,8 @@ def _run_stages(
     options = {"probe_flips": config.probe_flips, "rng": config.seed, "progress": progress}
     log.table("layers", key_of(base, config.probe_flips), lambda: divergence(acts, test, **options))
     if source.frame[source.frame["direction"] == "positive"].groupby("topic")["persona"].nunique().max() > 1:
-        tested = acts.isel(statement=np.flatnonzero(part == "test"))
-        log.table("topics", base, lambda: topic_divergence(tested, probe_permutations=0, progress=progress))
+        of_test = acts.isel(statement=np.flatnonzero(part == "test"))
+        log.table("topics", base, lambda: topic_divergence(of_test, probe_permutations=0, progress=progress))
     else:
         log.leave_out("topics")
     thirds = judge_thirds(log, base, acts, test, config)
@@ -194,14 +194,15 @@ def _halve(values: np.ndarray, contrasts: list[Contrast], config: StudyConfig, p
 
 def _check_sizes(contrasts: list[Contrast], config: StudyConfig) -> None:
     """Refuse, before the long work, statements too few for the split of a run."""
+    fewest = config.n_anomalous or 1
     for contrast in contrasts:
         n_h0, n_h1 = len(contrast.h0), len(contrast.h1)
         want = needed_h0(config, paired=contrast.paired)
-        if n_h1 < config.n_anomalous or n_h0 < want:
+        if n_h1 < fewest or n_h0 < want:
             unit = "pairs" if contrast.paired else "H0 statements"
             raise ValueError(
                 f"persona {contrast.persona!r} has {n_h0} {unit} (and {n_h1} H1 statements) in its test part; a run "
-                f"needs {want}, of them {config.n_clean} clean, and {config.n_anomalous} H1 statements: "
+                f"needs {want}, of them {config.n_clean} clean, and {fewest} H1 statements: "
                 "give more statements or smaller --clean and --anomalous."
             )
 

@@ -1,5 +1,7 @@
 """Figures of the tests that use all pairs: accuracy over layers, by persona beside its form baseline, and their power."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -8,7 +10,11 @@ from matplotlib.ticker import MaxNLocator
 from utils.viz.style import NEGATIVE, NULL, OKABE_ITO, POSITIVE, label_grid, new_axes, persona_grid, short_name
 
 _POSITIONS = {"last": "last token of the prompt", "mean": "mean over the statement", "statement": "its last token"}
-_STYLES = {0: {"color": POSITIVE, "ls": "-"}, 1: {"color": NEGATIVE, "ls": "--"}, 2: {"color": "black", "ls": ":"}}
+_STYLES: dict[int, dict[str, Any]] = {
+    0: {"color": POSITIVE, "ls": "-"},
+    1: {"color": NEGATIVE, "ls": "--"},
+    2: {"color": "black", "ls": ":"},
+}
 
 
 def plot_accuracy_curve(
