@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -109,6 +111,14 @@ def list_figures(study: Study) -> Iterator[FigureEntry]:
         f"The test statements at layer {layer}, on the first two principal components of each persona's own statements.",
         _draw_embeddings,
     )
+    if pd.DataFrame(study.record["sizes"])["paired"].all():
+        yield FigureEntry(
+            "embeddings_centred",
+            "Layers",
+            "The same, each statement minus the mean of its pair: what partners share, their subject above all, is gone, and "
+            "partners are mirror images. Colours on two sides: the persona is among the largest differences within pairs.",
+            partial(_draw_embeddings, center="pairs"),
+        )
     yield FigureEntry(
         "detection",
         "Scan",
@@ -204,12 +214,12 @@ def _draw_thirds(study: Study) -> Figure:
     return figure_of(plot_thirds(pd.concat([study.thirds, model], ignore_index=True)))
 
 
-def _draw_embeddings(study: Study) -> Figure:
+def _draw_embeddings(study: Study, center: Literal["none", "pairs"] = "none") -> Figure:
     acts = study.activations.sel(layer=study.best_layer)
     acts = acts.isel(statement=split_parts(acts, rng=study.config["seed"]) == "test").load()
     frames, explained = [], {}
     for persona in study.personas:
-        points = reduce(acts.sel(persona=persona), method="pca", rng=study.config["seed"])
+        points = reduce(acts.sel(persona=persona), method="pca", center=center, rng=study.config["seed"])
         explained[persona] = points.attrs.pop("explained")
         frames.append(points)
     return plot_embeddings(pd.concat(frames, ignore_index=True), explained=explained).flat[0].figure
