@@ -50,7 +50,8 @@ def reduce(
     DataFrame
         One row a statement: ``x1, x2, …`` and the labels, of a shared fit one row a layer and statement with a column
         ``layer``. ``attrs["explained"]`` holds PCA's shares of variance. Each axis
-        is turned so that its largest value in absolute terms is positive.
+        is turned so that its largest value in absolute terms is positive; of equal ones, such as mirror images, that of the
+        statement whose id comes first.
 
     Raises
     ------
@@ -85,8 +86,7 @@ def reduce(
         points = _fit_umap(x, n_components, rng)
     else:
         raise ValueError(f"unknown method {method!r}; expected pca, umap, tsne or lda.")
-    largest = np.abs(points).argmax(axis=0)
-    points = points * np.sign(points[largest, np.arange(points.shape[1])])
+    points = points * _find_signs(points, np.tile(acts["statement"].to_numpy().astype(str), n_layers))
     frame = pd.DataFrame(points, columns=[f"x{i + 1}" for i in range(points.shape[1])])
     names = [name for name in ("persona", "topic", "direction", "pair") if name in acts.coords]
     # Layers come one after another, so that the labels of the statements repeat.
@@ -96,6 +96,14 @@ def reduce(
         frame["layer"] = np.repeat(acts["layer"].to_numpy(), n_statements)
     frame.attrs["explained"] = explained
     return frame
+
+
+def _find_signs(points: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The sign of each axis's largest value, whatever the order of the statements."""
+    size = np.abs(points)
+    order = np.argsort(ids, kind="stable")
+    first = order[(size >= size.max(axis=0) * (1 - 1e-6))[order].argmax(axis=0)]
+    return np.sign(points[first, np.arange(points.shape[1])])
 
 
 def _center_pairs(values: np.ndarray, acts: xr.DataArray) -> np.ndarray:
