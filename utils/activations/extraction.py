@@ -111,7 +111,7 @@ def extract(
         **({"n_heads": lm.n_heads} if component == "heads" else {}),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    width = component_width(lm, component)
+    width = component_width(lm, component, chosen)
     dtype = "float16" if lm.dtype == torch.float16 else "float32"
     if store is None:
         several = () if isinstance(position, str) else (len(position),)
@@ -274,7 +274,8 @@ def _run_once(
     caught: dict[tuple[Position, int], torch.Tensor] = {}
 
     def catch(layer: int, value: torch.Tensor) -> None:  # (B, T, d) or (B, T, H, d)
-        for name, own in weights.items():
+        for name in names:
+            own = weights[name]
             if name == "mean":
                 picked = torch.einsum("bt,bt...->b...", own.to(value.device), value.float())
             else:

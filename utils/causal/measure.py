@@ -25,7 +25,7 @@ from utils.intervals import interval, resample_ratio, resample_weights
 from utils.models.language_model import LanguageModel
 from utils.nodes.scans import LayerNodes
 from utils.options import Scope
-from utils.records import key_of, write_frame
+from utils.records import is_intact, key_of, write_frame
 from utils.responses.measures import (
     Readout,
     agreement_readout,
@@ -143,7 +143,7 @@ def collect_values(
             for first in range(0, len(own), _TOGETHER):
                 part = own[first : first + _TOGETHER]
                 path = folder / f"{key_of(base, [_describe(cell) for cell in part])}.parquet"
-                if not path.exists():
+                if not is_intact(path, {}):
                     write_frame(path, run(part))
                 frames.append(pd.read_parquet(path))
                 bar.update(sum(cell.selector != CLEAN for cell in part))

@@ -5,7 +5,7 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -26,7 +26,7 @@ from utils.cli.options import (
 from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
 from utils.cli.vectors import GENERATE_EXAMPLES, VECTORS_EXAMPLES, generate, vectors
-from utils.options import ContrastName, Position, ScanName, ScoreName, Tail
+from utils.options import Center, ContrastName, Position, ProtocolName, ScanName, ScoreName, Tail
 
 app = typer.Typer(
     add_completion=False,
@@ -93,7 +93,10 @@ def study(
         str | None, typer.Option(help="Folder of <persona>_positive.npy and _negative.npy to start from.")
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Layers to extract, e.g. 1-30 or 0,6,12; all by default.")] = None,
-    position: Annotated[Position, typer.Option(help="Token whose activation is kept.")] = "last",
+    position: Annotated[
+        str,
+        typer.Option(help="Tokens to read, comma-separated: last, statement, mean. Scans and nodes are of the first."),
+    ] = "last,mean",
     role: StatementRole = "system",
     out: Annotated[Path | None, typer.Option(help="Study folder; output/<model> by default.")] = None,
     device: Device = "auto",
@@ -104,10 +107,20 @@ def study(
     permutations: Annotated[
         int, typer.Option(min=19, help="Permutations; the smallest p-value is 1/(1 + this).")
     ] = 299,
-    clean: Annotated[int, typer.Option(min=1, help="Clean records a run.")] = 15,
-    anomalous: Annotated[int, typer.Option(min=1, help="Anomalous records a run.")] = 15,
+    flips: Annotated[int, typer.Option(min=19, help="Relabellings of every test but the scan's.")] = 999,
+    clean: Annotated[int | None, typer.Option(min=1, help="Clean records a run; 15, or fewer to fit.")] = None,
+    anomalous: Annotated[int | None, typer.Option(min=1, help="Anomalous records a run; 15, or fewer to fit.")] = None,
     score: Annotated[ScoreName, typer.Option(help="Berk–Jones, Higher Criticism or Kolmogorov–Smirnov.")] = "bj",
-    tail: Annotated[Tail, typer.Option(help="Tail of the p-values.")] = "two-sided",
+    tail: Annotated[
+        Tail, typer.Option(help="Tail of the p-values; auto: two-sided with pairs, signed without.")
+    ] = "auto",
+    center: Annotated[Center, typer.Option(help="Scan pair-centred activations (auto, pairs) or raw ones.")] = "auto",
+    protocol: Annotated[
+        ProtocolName, typer.Option(help="paper: show the scan as Cintas et al. ran it, too (descriptive).")
+    ] = "pairs",
+    power_draws: Annotated[
+        int, typer.Option(min=0, help="Draws at each number of pairs for the power of the tests; 0 leaves it out.")
+    ] = 5,
     contrast: Annotated[
         ContrastName, typer.Option(help="H0: own negative statements, or the other personas of the topic.")
     ] = "direction",
@@ -121,9 +134,9 @@ def study(
     jobs: Annotated[int, typer.Option(min=0, help="Threads of the scan; 0 for all cores.")] = 0,
 ) -> None:
     """Find where personas are encoded: layers, nodes, and how personas overlap."""
-    from utils.study.report import result_table
     from utils.study.run import run_study
     from utils.study.settings import StudyConfig
+    from utils.study.summary import result_table
 
     config = StudyConfig(
         model=model,
@@ -136,7 +149,7 @@ def study(
         per_side=per_side,
         activations=activations,
         layers=read_layers("--layers", layers),
-        position=position,
+        position=_positions(position),
         role=role,
         batch_size=read_batch_size(batch_size),
         contrast=contrast,
@@ -144,6 +157,10 @@ def study(
         scan_layers=read_layers("--scan-layers", scan_layers) or [],
         score=score,
         tail=tail,
+        center=center,
+        flips=flips,
+        protocol=protocol,
+        power_draws=power_draws,
         runs=runs,
         permutations=permutations,
         n_clean=clean,
@@ -157,6 +174,14 @@ def study(
     result = run_study(out or _default_folder(config), config)
     typer.echo(result_table(result).to_string(index=False, float_format="{:.3f}".format))
     typer.echo(f"\nlayer {result.best_layer} was scanned; open {result.folder / 'report.html'}")
+
+
+def _positions(text: str) -> Position | list[Position]:
+    """One position, or several."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or set(names) - set(get_args(Position)) or len(set(names)) < len(names):
+        raise typer.BadParameter(f"{text!r} is not one or more of last, statement, mean", param_hint="--position")
+    return cast(Position, names[0]) if len(names) == 1 else cast(list[Position], names)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import pandas as pd
 import typer
 
 from utils.cli.options import Device, Dtype, Model, Seed, StatementRole, Statements, read_layers, read_numbers
+from utils.folders import check_folder, check_target
 from utils.options import MaskGroup, MaskScope, MaskScore, Side
 
 mask_app = typer.Typer(
@@ -100,6 +101,7 @@ def calibrate(
 
     if other and shuffle is not None:
         raise ValueError("--shuffle swaps the sides of one persona's pairs; give it without --other.")
+    check_target(out)
     frame = load_statements(statements, [persona, *([other] if other else [])])
     frame = frame[draw_parts(frame, n_pairs=pairs, rng=seed) == "calibrate"]
     own = frame[frame["persona"] == persona]
@@ -142,6 +144,7 @@ def build(
     from utils.subnetworks.selection import check_sparsity
 
     check_sparsity(sparsity)
+    check_target(out)
     read = Calibration.load(calibration)
     lm = load_model(model, device=device, dtype=dtype)
     options = {
@@ -189,6 +192,8 @@ def evaluate(
     from utils.statements.splits import draw_parts
     from utils.subnetworks.masks import PersonaMask
 
+    if out is not None:
+        check_folder(out)
     read = {path.stem: PersonaMask.load(path) for path in masks}
     frame = load_statements(statements, [persona])
     part = draw_parts(frame, n_pairs=pairs, rng=seed)

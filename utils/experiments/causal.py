@@ -38,13 +38,14 @@ from utils.causal.plan import (
 )
 from utils.causal.scoring import CachedPrompts, cache_prompts
 from utils.causal.settings import CausalConfig, Check, parse_check
+from utils.folders import check_folder
 from utils.intervals import FEWEST
 from utils.models.language_model import LanguageModel
 from utils.nodes.controls import scanned_nodes
 from utils.nodes.scans import LayerNodes, scan_layer
 from utils.nodes.sets import NodeSet
 from utils.options import Scope
-from utils.records import key_of, replace_text, write_frame
+from utils.records import first_line, key_of, parse_json, replace_text, write_frame
 from utils.responses.wording import persona_prompt
 from utils.statements.contrasts import find_contrasts, restrict
 from utils.statements.splits import HeldOut, hold_out, split_parts
@@ -116,6 +117,7 @@ def run_causal(
     contrast = find_contrasts(acts, contrast=options.contrast, personas=[persona])[0]
     held = hold_out(contrast, split_parts(acts, rng=options.seed), config.n_pairs, rng=config.seed)
     check_rest(held, options)
+    check_folder(folder)
     scanning = {
         **scan_options(options),
         "n_permutations": config.permutations,
@@ -195,14 +197,15 @@ def open_causal(folder: str | Path) -> CausalResult:
     path = folder / "causal.json"
     if not path.exists():
         raise ValueError(f"{folder} does not hold a finished causal check; run personascope causal first.")
-    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("values", "effects", "nodes")}
     costs = folder / "costs.parquet"
-    return CausalResult(
-        folder,
-        json.loads(path.read_text(encoding="utf-8")),
-        costs=pd.read_parquet(costs) if costs.exists() else None,
-        **tables,
-    )
+    try:
+        record = parse_json(path.read_text(encoding="utf-8"))
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("values", "effects", "nodes")}
+        return CausalResult(folder, record, costs=pd.read_parquet(costs) if costs.exists() else None, **tables)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"the causal check in {folder} is damaged ({first_line(error)}); run personascope causal again, or remove the folder."
+        ) from None
 
 
 def _other_persona(
@@ -253,7 +256,7 @@ def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> Ca
     _check_model(lm, study)
     _check_numbers(config)
     layers = study.activations["layer"].to_numpy().tolist()
-    if study.config["position"] == "last":
+    if study.position == "last":
         layers = [layer for layer in layers if layer]  # the same for every statement there
     wanted = [*([config.layer] if config.layer is not None else []), *config.layers]
     if outside := [layer for layer in wanted if layer not in layers]:
@@ -268,15 +271,16 @@ def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> Ca
 
 
 def rank_personas(study: Study) -> list[str]:
-    """The personas of a study by the p-values of its scans, the smallest first."""
-    at_best = study.detection[study.detection["layer"] == study.best_layer]
-    return at_best.sort_values("p_value", kind="stable")["persona"].tolist()
+    """The personas of a study by their pair accuracy on the ``select`` pairs, which nothing is measured on, the best first."""
+    table = pd.read_parquet(study.folder / "layers_select.parquet")
+    at_best = table[table["layer"] == study.best_layer]
+    return at_best.sort_values("accuracy", ascending=False, kind="stable")["persona"].tolist()
 
 
 def check_rest(held: HeldOut, options: StudyConfig) -> None:
     """Refuse to hold out so many pairs that the rest does not suffice for a scan with the study's options."""
     rest, needed = held.rest, needed_h0(options, paired=held.rest.paired)
-    if len(rest.h0) < needed or len(rest.h1) < options.n_anomalous:
+    if len(rest.h0) < needed or len(rest.h1) < (options.n_anomalous or 0):
         unit = "pairs" if rest.paired else "H0 statements"
         most = len(held.h1) - (needed - len(rest.h0))
         advice = f"measure on at most {most} pairs" if most >= FEWEST else "a study of more statements is needed"

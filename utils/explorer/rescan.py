@@ -220,7 +220,7 @@ def write_code(setting: Setting, *, paired: bool) -> str:
     lines = [
         *(["import numpy as np"] if paired else []),
         "from deepscan import detect",
-        f"from utils.contrasts import {imports}",
+        f"from utils.statements import {imports}",
         f"contrast = {contrast}",
         f"values = acts.sel(layer={setting.layer}).to_numpy()",
         "runs = detect(",

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from utils.models.forward import batch_rows, pad_right, repeat_prefix, share_prefix
+from utils.models.forward import batch_rows, check_head, pad_right, repeat_prefix, share_prefix
 from utils.models.hooks import hook_inputs
 from utils.models.language_model import LanguageModel
 from utils.models.prompts import Prompt, encode_texts, render_chat
@@ -225,6 +225,7 @@ def read_batch(
     at = torch.tensor([token for span in spans for token in span])
 
     def pick(_key: int, hidden: torch.Tensor) -> torch.Tensor:
+        check_head(lm, hidden, ids)
         return hidden[rows.to(hidden.device), at.to(hidden.device)][None]
 
     with hook_inputs({0: lm.head}, pick):

@@ -13,6 +13,7 @@ from utils.nodes.sets import node_profiles
 from utils.statements.splits import split_parts
 from utils.study.results import Study
 from utils.viz import (
+    plot_accuracy_curves,
     plot_detection,
     plot_embeddings,
     plot_layer_curves,
@@ -21,7 +22,9 @@ from utils.viz import (
     plot_node_map,
     plot_node_profiles,
     plot_overlap,
+    plot_power,
     plot_scores,
+    plot_tests,
     plot_thirds,
     plot_upset,
     plot_venn,
@@ -45,10 +48,30 @@ def list_figures(study: Study) -> Iterator[FigureEntry]:
     """The figures that a study can show, in the order of the report."""
     layer = study.best_layer
     last = (
-        ""
-        if study.config["position"] != "last"
-        else " Layer 0 at the last token is the same for all statements and is left out."
+        "" if study.position != "last" else " Layer 0 at the last token is the same for all statements and is left out."
     )
+    yield FigureEntry(
+        "tests",
+        "Personas",
+        f"Are the two sides of a persona told apart at layer {layer}? Share of the test pairs of which the rule fitted to all "
+        "other pairs knows the persona's statement, with 95 % interval; cross: the same from the form of the statements alone. "
+        "Right: p-values of three tests, each adjusted over the personas (Benjamini–Hochberg); bold up to 0.05.",
+        _draw_tests,
+    )
+    yield FigureEntry(
+        "accuracy_curves",
+        "Personas",
+        "Pair accuracy over layers, test pairs; dots: above chance (adjusted over layers); triangles: onset. At the last token a "
+        "rise shows when information reaches the template's token; in the mean over the statement its words are in it.",
+        _draw_accuracy_curves,
+    )
+    if study.power is not None:
+        yield FigureEntry(
+            "power",
+            "Personas",
+            "How many personas would have been found with fewer pairs: random draws from the test pairs of this study.",
+            _draw_power,
+        )
     yield FigureEntry(
         "layer_curves",
         "Layers",
@@ -76,7 +99,7 @@ def list_figures(study: Study) -> Iterator[FigureEntry]:
         yield FigureEntry(
             "thirds",
             "Layers",
-            "Do the sides lie furthest apart in the last third of the layers? Above 0 they do; the last row is the mean over "
+            "Are the sides told apart best in the last third of the layers? Above 0 they are; the last row is the mean over "
             "personas.",
             _draw_thirds,
         )
@@ -142,6 +165,21 @@ def draw_figures(study: Study) -> None:
         if old.suffix in {".png", ".svg"} and old.stem not in current:
             old.unlink()
     write_figures(((entry.name, entry.draw(study)) for entry in entries), folder)
+
+
+def _draw_tests(study: Study) -> Figure:
+    table = study.detection[study.detection["layer"] == study.best_layer]
+    return figure_of(plot_tests(table, form=study.form if study.record["has_texts"] else None))
+
+
+def _draw_accuracy_curves(study: Study) -> Figure:
+    return plot_accuracy_curves(study.localization, onset=study.onset, mark=study.best_layer).flat[0].figure
+
+
+def _draw_power(study: Study) -> Figure:
+    if study.power is None:
+        raise ValueError("the study has no table of power; ask for it with power_draws.")
+    return figure_of(plot_power(study.power))
 
 
 def _draw_layer_curves(study: Study) -> Figure:

@@ -160,4 +160,5 @@ def _run(lm: LanguageModel, ids: Sequence[int], layers: Sequence[int]) -> Float[
 def _correlate(pairs: np.ndarray) -> float:
     if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():
         return float("nan")
-    return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+    # By index, since the stubs of SciPy do not name the field.
+    return float(spearmanr(pairs[:, 0], pairs[:, 1])[0])

@@ -21,7 +21,12 @@ from utils.records import replace_text
 NUMBERS: dict[str, Any] = {"float_format": "{:.3g}".format, "na_rep": "–"}
 _DPI = 150
 # A fixed salt, so that the same tables give the same files.
-_STYLE = {"svg.hashsalt": "personascope", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "personascope",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgba
 from scipy.stats import false_discovery_control
 
 import utils.comparison.report
-from utils.activations.store import create_store
+from utils.activations.layout import create_store
 from utils.comparison.compare import compare_studies
 from utils.comparison.differences import list_differences
 from utils.comparison.report import run_compare, write_comparison

@@ -60,7 +60,7 @@ class TestRescan:
     def test_finds_the_planted_nodes_and_their_sides(self, found):
         often = found.nodes.query("frequency == 1").set_index("node")["sign"]
         assert {node: often[node] for node in PLANTED} == {3: 1, 7: 1, 11: -1, 20: -1}
-        assert found.mixed["precision"].mean() > 0.9
+        assert found.mixed["precision"].mean() > 0.7  # chance is 0.5
         assert found.mixed["score"].min() > found.null["score"].max()
 
     def test_counts_the_nodes_that_half_of_the_runs_selected(self, found):

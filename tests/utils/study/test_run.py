@@ -9,6 +9,7 @@ import torch
 from scipy.stats import false_discovery_control
 
 import utils.study.run
+import utils.study.tables
 from deepscan import ScanRuns
 from utils.layers.thirds import layer_thirds
 from utils.models.prompts import find_template
@@ -22,7 +23,20 @@ from utils.study.settings import StudyConfig
 N, N_LAYERS, N_NODES = 40, 3, 24
 PLANTED_LAYER = 2
 PLANTED = frozenset({(2, 1), (5, 1), (7, 1), (11, -1), (13, -1)})
-TABLES = ["layers_select", "layers", "layer_stability", "detection", "nodes", "overlap", "selectors"]
+TABLES = [
+    "localization",
+    "onset",
+    "agreement",
+    "recurrence",
+    "power",
+    "layers_select",
+    "layers",
+    "layer_stability",
+    "detection",
+    "nodes",
+    "overlap",
+    "selectors",
+]
 
 
 def plant_arrays(folder, *, seed=0, layer=PLANTED_LAYER):
@@ -72,17 +86,19 @@ def calls(monkeypatch):
     """Names of the stages that are computed, in order."""
     made = []
 
-    def count(name):
-        original = getattr(utils.study, name)
+    def count(module, name):
+        original = getattr(module, name)
 
         def counted(*args, **options):
             made.append(name)
             return original(*args, **options)
 
-        monkeypatch.setattr(utils.study.run, name, counted)
+        monkeypatch.setattr(module, name, counted)
 
-    for name in ("divergence", "detect", "node_frequencies", "overlap"):
-        count(name)
+    for name in ("divergence", "detect", "node_frequencies"):
+        count(utils.study.run, name)
+    for name in ("overlap", "layer_accuracy", "compare_sides"):
+        count(utils.study.tables, name)
     return made
 
 
@@ -112,7 +128,7 @@ def test_every_promised_file_is_written(planted):
     }
     figures = {path.stem for path in (planted.folder / "figures").glob("*.png")}
     assert figures >= {"layer_curves", "layer_heatmap", "probe_curves", "embeddings", "detection", "scores", "node_map"}
-    assert figures >= {"metric_maps", "thirds"}
+    assert figures >= {"metric_maps", "thirds", "tests", "accuracy_curves", "power"}
     assert figures == {path.stem for path in (planted.folder / "figures").glob("*.svg")}
     assert not [path for path in planted.folder.rglob("*") if path.suffix in {".part", ".pkl", ".pickle"}]
 
@@ -180,7 +196,8 @@ def test_nodes_hold_the_frequencies_of_the_scans(planted):
 
 def test_layers_are_chosen_and_reported_on_different_statements(planted):
     select = pd.read_parquet(planted.folder / "layers_select.parquet")
-    assert (select[["n_h0", "n_h1"]] == 10).all(axis=None)
+    assert (select["n"] == 20).all()
+    assert (planted.localization["n"] == 60).all()
     assert (planted.layers[["n_h0", "n_h1"]] == 30).all(axis=None)
 
 
@@ -191,7 +208,7 @@ def test_a_repeated_study_computes_nothing_and_changes_nothing(planted, arrays, 
     assert len(stages) >= 8
     tables = read_tables(planted.folder)
     again = run_study(planted.folder, configure(arrays), progress=False)
-    assert not {"divergence", "detect", "overlap"} & set(calls)
+    assert not {"divergence", "detect", "overlap", "layer_accuracy", "compare_sides"} & set(calls)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again.record["stages"] == stages
     for name, table in read_tables(planted.folder).items():
@@ -218,7 +235,7 @@ def test_another_seed_gives_other_splits(planted, arrays, tmp_path, bare):
 def test_other_scan_options_reuse_activations_and_layers(arrays, tmp_path, bare, calls, change):
     run_study(tmp_path, configure(arrays, runs=2, permutations=29), progress=False)
     store = {path: path.stat().st_mtime_ns for path in (tmp_path / "activations.zarr").rglob("*") if path.is_file()}
-    assert calls.count("divergence") == 2
+    assert calls.count("divergence") == 1
     calls.clear()
     options = {"runs": 2, "permutations": 29} | change
     study = run_study(tmp_path, configure(arrays, **options), progress=False)
