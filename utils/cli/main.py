@@ -25,7 +25,7 @@ from utils.cli.options import (
 )
 from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
-from utils.cli.vectors import GENERATE_EXAMPLES, generate
+from utils.cli.vectors import GENERATE_EXAMPLES, VECTORS_EXAMPLES, generate, vectors
 from utils.options import Center, ContrastName, Position, ProtocolName, ScanName, ScoreName, Tail
 
 app = typer.Typer(
@@ -239,6 +239,7 @@ def info(
 
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
+app.command(epilog=VECTORS_EXAMPLES)(vectors)
 app.command(epilog=GENERATE_EXAMPLES)(generate)
 
 

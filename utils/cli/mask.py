@@ -1,14 +1,16 @@
 """The commands ``personascope mask``: all of it in a folder, or step by step, and answers side by side."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import typer
 
 from utils.cli.options import Device, Dtype, Model, Seed, StatementRole, Statements, read_layers, read_numbers
 from utils.folders import check_folder, check_target
 from utils.options import MaskGroup, MaskScope, MaskScore, Side
+
+if TYPE_CHECKING:
+    import pandas
 
 mask_app = typer.Typer(
     no_args_is_help=True,
@@ -245,7 +247,7 @@ def generate(
             typer.echo(f"{name}: {generate_answer(lm, question, max_tokens=max_tokens)}\n")
 
 
-def _show(summary: pd.DataFrame) -> None:
+def _show(summary: "pandas.DataFrame") -> None:
     """Estimates of every condition, and how the preferences change."""
     wide = summary.pivot(index="condition", columns="measure", values="estimate")
     conditions, measures = (list(dict.fromkeys(summary[name])) for name in ("condition", "measure"))

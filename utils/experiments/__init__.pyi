@@ -15,3 +15,9 @@ from .subnetworks import SubnetworksResult as SubnetworksResult
 from .subnetworks import draw_subnetworks as draw_subnetworks
 from .subnetworks import open_subnetworks as open_subnetworks
 from .subnetworks import run_subnetworks as run_subnetworks
+from .vectors import VectorsResult as VectorsResult
+from .vectors import describe_turned as describe_turned
+from .vectors import draw_vectors as draw_vectors
+from .vectors import export_vectors as export_vectors
+from .vectors import open_vectors as open_vectors
+from .vectors import run_vectors as run_vectors

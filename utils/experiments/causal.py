@@ -6,14 +6,13 @@ What cannot be asked of the study or the model is refused before anything is run
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +29,7 @@ from utils.causal.measure import (
 from utils.causal.plan import (
     Cell,
     Replacements,
+    check_numbers,
     main_strength,
     plan_layer,
     plan_main,
@@ -37,14 +37,13 @@ from utils.causal.plan import (
     plan_strengths,
 )
 from utils.causal.scoring import CachedPrompts, cache_prompts
-from utils.causal.settings import CausalConfig, Check, parse_check
+from utils.causal.settings import CausalConfig, Check
 from utils.folders import check_folder
 from utils.intervals import FEWEST
 from utils.models.language_model import LanguageModel
 from utils.nodes.controls import scanned_nodes
 from utils.nodes.scans import LayerNodes, scan_layer
 from utils.nodes.sets import NodeSet
-from utils.options import Scope
 from utils.records import first_line, key_of, parse_json, replace_text, write_frame
 from utils.responses.wording import persona_prompt
 from utils.statements.contrasts import find_contrasts, restrict
@@ -254,7 +253,7 @@ def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> Ca
     if not study.record["has_texts"]:
         raise ValueError("the study began from arrays and holds no statements to ask the model about.")
     _check_model(lm, study)
-    _check_numbers(config)
+    check_numbers(config)
     layers = study.activations["layer"].to_numpy().tolist()
     if study.position == "last":
         layers = [layer for layer in layers if layer]  # the same for every statement there
@@ -304,21 +303,3 @@ def _check_model(lm: LanguageModel, study: Study) -> None:
         f"{study.folder} is a study of another model ({made.get('model')}, weights {made.get('fingerprint')}); this is "
         f"{lm.name}, weights {lm.fingerprint}. Load the study's model."
     )
-
-
-def _check_numbers(config: CausalConfig) -> None:
-    if not config.checks:
-        raise ValueError("there is nothing to check; give at least one check such as steer/likelihood/neutral.")
-    for check in config.checks:
-        parse_check(str(check))
-    if config.scope not in get_args(Scope):
-        raise ValueError(f"unknown scope {config.scope!r}; expected {', '.join(get_args(Scope))}.")
-    if config.n_pairs < FEWEST:
-        raise ValueError(f"n_pairs must be at least {FEWEST}, not {config.n_pairs}: fewer give no interval.")
-    for name, least in (("n_random", 1), ("n_curve", 1), ("n_matched", 0), ("n_cost", 0), ("permutations", 0)):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be at least {least}, not {getattr(config, name)}.")
-    if wrong := [strength for strength in (config.strength, *config.strengths) if not math.isfinite(strength)]:
-        raise ValueError(f"strengths must be finite numbers, not {wrong[0]}.")
-    if wrong := [size for size in config.sizes if size < 1]:
-        raise ValueError(f"set sizes must be at least 1, not {wrong[0]}.")

@@ -43,7 +43,7 @@ def test_plain_and_steered_side_by_side(run, lm, file):
 
 def test_a_sweep_is_a_table(run, lm, file):
     shown = run("--vectors", file, "--steer", "warm", "--sweep", "-2:2:3", "--layer", 2).output
-    lines = [line for line in shown.splitlines() if line[:1] in "+-"]
+    lines = [line for line in shown.splitlines() if line.startswith(("+", "-"))]
     assert [line.split()[0] for line in lines] == ["-2.000", "+0.000", "+2.000"]
     assert " ".join(lm.generate("Cats?", max_tokens=3)[0].split()) in lines[1]
 
