@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def interval(resampled: Float[np.ndarray, "resample ..."], *, level: float = 0.9
 
 
 def resample_ratio(
-    values: Float[np.ndarray, "units"], sizes: Float[np.ndarray, "units"], weights: Float[np.ndarray, "resample units"]
+    values: Float[np.ndarray, "units"], sizes: Real[np.ndarray, "units"], weights: Float[np.ndarray, "resample units"]
 ) -> tuple[float, Float[np.ndarray, "resample"]]:
     """Sum of values over sum of sizes, and the same in every resample."""
     return float(values.sum() / sizes.sum()), weights @ values / (weights @ sizes)

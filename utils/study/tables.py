@@ -6,6 +6,7 @@ from functools import cache, partial
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.stats import false_discovery_control
 
 from deepscan import ScanRuns
 from utils.layers.localization import accuracy_stability, layer_accuracy, layer_onset
@@ -103,7 +104,11 @@ def detect_personas(
 
     def all_tests() -> pd.DataFrame:
         scans = summarise(runs, threshold=config.threshold)
-        return scans.merge(pd.concat(personas, ignore_index=True), on=["persona", "layer"], validate="one_to_one")
+        tests = pd.concat(personas, ignore_index=True)
+        # Of all scanned layers together, as the scan's own p-values are.
+        for name in ("separation_p", "calibrated_p"):
+            tests[f"{name}_adjusted"] = false_discovery_control(tests[name])
+        return scans.merge(tests, on=["persona", "layer"], validate="one_to_one")
 
     return log.table("detection", key_of(scan_key, config.flips), all_tests), nodes
 

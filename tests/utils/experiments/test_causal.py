@@ -165,14 +165,14 @@ def test_few_random_sets_are_called_too_few(wired, tmp_path):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_another_personas_nodes_are_chosen_without_what_is_measured_on(monkeypatch):
+def test_another_personas_nodes_are_chosen_without_what_is_measured_on(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     both = [make_acts(rng.normal(size=(1, 80, 12)), persona=name) for name in ("a", "b")]
     acts = xr.concat(both, dim="statement").assign_coords(layer=[1])
     held = hold_out(find_contrasts(acts, contrast="one-vs-rest", personas=["a"])[0], split_parts(acts), 10)
-    detection = pd.DataFrame({"persona": ["a", "b"], "layer": 1, "p_value": 0.5})
+    pd.DataFrame({"persona": ["a", "b"], "layer": 1, "accuracy": 0.5}).to_parquet(tmp_path / "layers_select.parquet")
     study = SimpleNamespace(
-        detection=detection, best_layer=1, activations=acts, personas=["a", "b"], config={"contrast": "one-vs-rest"}
+        folder=tmp_path, best_layer=1, activations=acts, personas=["a", "b"], config={"contrast": "one-vs-rest"}
     )
     scanned = []
     real = utils.experiments.causal.scan_layer

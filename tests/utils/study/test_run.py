@@ -11,7 +11,7 @@ from scipy.stats import false_discovery_control
 import utils.study.run
 import utils.study.tables
 from deepscan import ScanRuns
-from utils.layers.thirds import layer_thirds
+from utils.layers.thirds import early_separation, layer_thirds
 from utils.models.prompts import find_template
 from utils.statements.contrasts import find_contrasts, restrict
 from utils.statements.load import DATA
@@ -57,7 +57,7 @@ def plant_arrays(folder, *, seed=0, layer=PLANTED_LAYER):
 
 
 def configure(arrays, **options):
-    sizes = {"runs": 6, "permutations": 99, "n_clean": 6, "n_anomalous": 6, "alphas": 20, "jobs": 1}
+    sizes = {"runs": 20, "permutations": 99, "flips": 99, "power_draws": 2, "n_clean": 6, "n_anomalous": 6, "alphas": 20, "jobs": 1}
     return StudyConfig(**{"activations": str(arrays), **sizes, **options})
 
 
@@ -135,7 +135,7 @@ def test_every_promised_file_is_written(planted):
 
 def test_the_record_carries_configuration_versions_sizes_and_results(planted):
     record = json.loads((planted.folder / "study.json").read_text())
-    assert record["config"]["runs"] == 6
+    assert record["config"]["runs"] == 20
     assert record["config"]["seed"] == 0
     assert {"torch", "numpy", "personascope"} <= set(record["versions"])
     assert record["best_layer"] == PLANTED_LAYER
@@ -175,7 +175,7 @@ def test_detection_sums_up_the_scans(planted):
     for persona, runs in planted.runs.items():
         row = planted.detection.set_index("persona").loc[persona]
         mixed, null = (runs.table[runs.table["kind"] == kind]["score"] for kind in ("mixed", "null"))
-        assert (len(mixed), len(null)) == (6, 6 * 99)
+        assert (len(mixed), len(null)) == (20, 20 * 99)
         assert row["score"] == pytest.approx(mixed.mean())
         assert row["null_score"] == pytest.approx(null.mean())
         assert row["score_low"] == pytest.approx(np.quantile(mixed, 0.05))
@@ -338,13 +338,15 @@ def test_further_layers_are_scanned_beside_the_best(arrays, tmp_path, bare):
         "layer-1",
         "layer-3",
     ]
-    np.testing.assert_allclose(table["p_adjusted"], false_discovery_control(table["p_value"]))
+    adjusted = {"p_value": "p_adjusted", "separation_p": "separation_p_adjusted", "calibrated_p": "calibrated_p_adjusted"}
+    for name, column in adjusted.items():
+        np.testing.assert_allclose(table[column], false_discovery_control(table[name]))
     alpha = table[table["persona"] == "alpha"].set_index("layer")["p_value"]
     assert alpha[2] == pytest.approx(0.01)
     assert (alpha[[1, 3]] > 0.01).all()
     assert set(study.nodes["layer"]) == {1, 2, 3}
     # The other personas have the same values at all layers, and their scans are the same.
-    beta = table[table["persona"] == "beta"].drop(columns=["layer", "p_adjusted"])
+    beta = table[table["persona"] == "beta"].drop(columns=["layer", *adjusted.values()])
     assert (beta.nunique() <= 1).all()
 
 
@@ -449,7 +451,8 @@ def test_end_to_end_on_the_default_model(tmp_path, bare, lm):
     assert sorted(study.personas) == sorted(names)
     assert study.activations.shape == (7, 80, 576)
     assert np.isfinite(study.activations.to_numpy()).all()
-    assert study.record["activations"]["position"] == "last"
+    assert study.record["activations"]["position"] == ["last", "mean"]
+    assert study.position == "last"
     assert study.record["has_texts"]
     assert study.form["form_accuracy"].between(0, 1).all()
     bottom = study.layers[study.layers["layer"] == 0]
@@ -473,9 +476,14 @@ def test_end_to_end_on_the_default_model(tmp_path, bare, lm):
 def test_the_thirds_are_judged_on_the_test_part(planted):
     contrasts = find_contrasts(planted.activations)
     part = split_parts(planted.activations, rng=0)
-    expected = layer_thirds(planted.activations, [restrict(contrast, part == "test") for contrast in contrasts])
-    pd.testing.assert_frame_equal(planted.thirds, expected)
+    test = [restrict(contrast, part == "test") for contrast in contrasts]
+    for metric, own in planted.thirds.groupby("metric"):
+        expected = layer_thirds(planted.activations, test, metric=metric)
+        pd.testing.assert_frame_equal(own[expected.columns].reset_index(drop=True), expected)
+    expected = layer_thirds(planted.activations, test)
     assert planted.record["thirds"]["d"] == pytest.approx(expected["d"].mean())
+    early = early_separation(planted.activations, test, n_permutations=99, rng=0)
+    assert planted.record["thirds"]["n_early"] == (early["early_p_adjusted"] <= 0.05).sum() == 1
 
 
 def test_tables_that_no_longer_apply_are_removed(arrays, tmp_path, bare):
