@@ -176,12 +176,12 @@ def study(
     typer.echo(f"\nlayer {result.best_layer} was scanned; open {result.folder / 'report.html'}")
 
 
-def _positions(text: str) -> Position | list[Position]:
+def _positions(text: str) -> Position | tuple[Position, ...]:
     """One position, or several."""
     names = [name.strip() for name in text.split(",")]
     if not all(names) or set(names) - set(get_args(Position)) or len(set(names)) < len(names):
         raise typer.BadParameter(f"{text!r} is not one or more of last, statement, mean", param_hint="--position")
-    return cast(Position, names[0]) if len(names) == 1 else cast(list[Position], names)
+    return cast(Position, names[0]) if len(names) == 1 else cast(tuple[Position, ...], tuple(names))
 
 
 @app.command()
@@ -273,9 +273,10 @@ def _default_folder(config) -> Path:
     base = Path(config.activations or config.model or DEFAULT_MODEL)
     name = base.stem if base.suffix == ".gguf" else base.name
     extra = [Path(config.statements).stem] if config.statements else []
+    positions = "-".join([config.position] if isinstance(config.position, str) else config.position)
     extra += [
         value
-        for value in (config.position, config.role, config.contrast)
-        if value not in ("last", "system", "direction")
+        for value in (positions, config.role, config.contrast)
+        if value not in ("last-mean", "system", "direction")
     ]
     return Path("output") / "-".join([name, *extra])
