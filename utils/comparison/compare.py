@@ -38,7 +38,8 @@ class Comparison:
     overlaps
         One row a study and pair of personas, as of :func:`utils.nodes.overlap`; NaN where a persona is missing.
     summary
-        One row a study: model, sizes, the layer that was scanned and its depth; ``n_found`` personas with adjusted p ≤ 0.05,
+        One row a study: model, sizes, the layer that was scanned and its depth; ``n_told`` personas that the
+        separation test tells apart and ``n_found`` that the scan finds (adjusted p ≤ 0.05),
         and ``n_shared_found`` of the ``n_shared`` personas that all studies hold; ``smallest_p_alone``, the smallest adjusted
         p-value that a persona can have if no other is found; and the verdict on the model with d and its 95 % interval.
     differences
@@ -140,6 +141,8 @@ def _read_detection(study: Study) -> pd.DataFrame:
     layers = study.layers[study.layers["layer"] == study.best_layer]
     columns = ["persona", "layer", "p_value", "p_adjusted", "precision", "precision_low", "precision_high", "recall"]
     columns += ["recall_low", "recall_high", "chance", "auroc", "node_set", "null_node_set", "n_background"]
+    columns += ["accuracy", "accuracy_low", "accuracy_high", "separation_p", "separation_p_adjusted"]
+    columns += ["calibrated_p", "calibrated_p_adjusted"]
     probe = layers[["persona", "probe_auroc", "probe_auroc_low", "probe_auroc_high"]]
     sizes = pd.DataFrame(study.record["sizes"])[["persona", "test_h1", "test_h0"]]
     table = scans[columns].merge(probe, on="persona", how="left").merge(sizes, on="persona", how="left")
@@ -163,7 +166,8 @@ def _read_overlaps(study: Study, name: str, personas: Sequence[str]) -> pd.DataF
 
 def _summarise(study: Study, shared: Sequence[str]) -> dict[str, Any]:
     record, permutations = study.record, study.config["permutations"]
-    found = study.detection[(study.detection["layer"] == study.best_layer) & (study.detection["p_adjusted"] <= LEVEL)]
+    scanned = study.detection[study.detection["layer"] == study.best_layer]
+    found = scanned[scanned["p_adjusted"] <= LEVEL]
     sizes = pd.DataFrame(record["sizes"])
     thirds = record.get("thirds") or {}
     return {
@@ -173,6 +177,7 @@ def _summarise(study: Study, shared: Sequence[str]) -> dict[str, Any]:
         "best_layer": study.best_layer,
         "best_depth": study.best_layer / record["n_layers"] if record["n_layers"] else np.nan,
         "n_personas": len(study.personas),
+        "n_told": int((scanned["separation_p_adjusted"] <= LEVEL).sum()),
         "n_found": len(found),
         "n_shared": len(shared),
         "n_shared_found": int(found["persona"].isin(shared).sum()),

@@ -30,12 +30,24 @@ _MATTERS = {
     "scan_layers": "p-values are corrected over another number of scans",
     "runs": "precision and node frequencies are means over other numbers of runs",
     **dict.fromkeys(("n_clean", "n_anomalous"), _POWER),
-    **dict.fromkeys(("scan", "score", "tail", "alpha_max", "alphas", "restarts"), _SCAN),
+    "flips": "the smallest possible p-value of the separation test and of the calibrated scan is 1 / (1 + flips)",
+    **dict.fromkeys(("scan", "score", "tail", "center", "alpha_max", "alphas", "restarts"), _SCAN),
     "threshold": "node sets hold nodes of another frequency",
     "personascope": "the program may have changed in between",
 }
-_OPTIONS = ("contrast", "seed", "permutations", "scan_layers", "runs", "n_clean", "n_anomalous", "scan", "score")
-_OPTIONS += ("tail", "alpha_max", "alphas", "restarts", "threshold")
+_OPTIONS = (
+    "contrast",
+    "seed",
+    "flips",
+    "permutations",
+    "scan_layers",
+    "runs",
+    "n_clean",
+    "n_anomalous",
+    "scan",
+    "score",
+)
+_OPTIONS += ("tail", "center", "alpha_max", "alphas", "restarts", "threshold")
 _UNKNOWN = "not known"
 
 

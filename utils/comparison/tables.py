@@ -60,7 +60,8 @@ def study_table(comparison: Comparison) -> pd.DataFrame:
             "scanned layer": [
                 f"{row.best_layer} of {row.n_layers} ({row.best_depth:.0%})" for row in table.itertuples()
             ],
-            "found": [f"{row.n_found} of {row.n_personas}" for row in table.itertuples()],
+            "told apart": [f"{row.n_told} of {row.n_personas}" for row in table.itertuples()],
+            "scan finds": [f"{row.n_found} of {row.n_personas}" for row in table.itertuples()],
             "of shared": [f"{row.n_shared_found} of {row.n_shared}" for row in table.itertuples()],
             "last third": _name_verdicts(table["verdict"]),
             "d (95 %)": _intervals(table, "d", ".4f"),
@@ -79,8 +80,10 @@ def persona_table(comparison: Comparison) -> pd.DataFrame:
         {
             "persona": table["persona"].map(short_name),
             "study": table["study"],
-            "p": _numbers(table["p_value"], ".3f"),
-            "adjusted p": _numbers(table["p_adjusted"], ".3f"),
+            "pair accuracy (95 %)": _intervals(table, "accuracy", ".2f"),
+            "separation p": _numbers(table["separation_p_adjusted"], ".3f"),
+            "calibrated p": _numbers(table["calibrated_p_adjusted"], ".3f"),
+            "scan p": _numbers(table["p_adjusted"], ".3f"),
             "precision": _numbers(table["precision"], ".2f"),
             "probe AUROC (95 %)": _intervals(table, "probe_auroc", ".2f"),
             "form accuracy": _numbers(table["form_accuracy"], ".2f"),

@@ -256,6 +256,7 @@ def test_only_what_changed_is_computed(tiny, frame, path, change, computed, batc
 
 def test_change_to_an_unfinished_store_keeps_what_is_there(tiny, frame, path, monkeypatch):
     lm = tiny()
+    _ = lm.max_tokens  # asked once a model, by a small pass of its own
     with fail_at(monkeypatch, lm.decoder, "forward", 3, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         extract(lm, frame, store=path, **OPTIONS)
     with count_forwards(lm) as sizes:

@@ -69,7 +69,7 @@ def make(tmp_path):
         model="tiny", made=None, jaccard=0.2, texts=True, **options,
     ):  # fmt: skip
         folder = tmp_path / name
-        config = StudyConfig(**options)
+        config = StudyConfig(**{"n_clean": 15, "n_anomalous": 15, **options})  # as a study writes what it fitted
         seed = sum(map(ord, name))
         rng = np.random.default_rng(seed)
         p_values = dict(zip(personas, rng.uniform(0.1, 1, len(personas)), strict=True)) | (p_values or {})
@@ -78,6 +78,10 @@ def make(tmp_path):
         for column in ("precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high"):
             detection[column] = rng.uniform(size=len(personas))
         detection = detection.assign(p_adjusted=detection["p_value"], chance=0.5, auroc=np.nan)
+        for column in ("accuracy", "accuracy_low", "accuracy_high", "calibrated_p"):
+            detection[column] = rng.uniform(size=len(personas))
+        detection = detection.assign(separation_p=0.01, separation_p_adjusted=0.02)
+        detection = detection.assign(calibrated_p_adjusted=false_discovery_control(detection["calibrated_p"]))
         detection = detection.assign(node_set=5, null_node_set=2.5, n_background=20)
         pairs = [(a, b, 4 + i, 8 + i) for i, (a, b) in enumerate(combinations(personas, 2))]
         overlap = pd.DataFrame(pairs, columns=["a", "b", "size_a", "size_b"])
@@ -93,7 +97,13 @@ def make(tmp_path):
         }
         row["verdict"] = "supported"
         if judged:
-            tables["thirds"] = pd.DataFrame([{"persona": p, "topic": "topic", **row} for p in personas])
+            tables["thirds"] = pd.DataFrame(
+                [
+                    {"persona": p, "topic": "topic", "metric": metric, **row}
+                    for metric in ("accuracy", "silhouette")
+                    for p in personas
+                ]
+            )
         for table, content in tables.items():
             write_frame(folder / f"{table}.parquet", content)
         if texts:
@@ -174,6 +184,7 @@ def test_found_personas_are_counted_at_the_scanned_layer_and_among_shared_ones(m
     more.__dict__["detection"] = pd.concat([elsewhere, more.detection], ignore_index=True)
     summary = compare_studies({"more": more, "less": less}).summary.set_index("study")
     assert list(summary["n_found"]) == [2, 0]
+    assert list(summary["n_told"]) == [3, 2]
     assert list(summary["n_shared_found"]) == [1, 0]
 
 
@@ -215,7 +226,9 @@ def test_studies_that_differ_in_model_alone_have_no_differences(make):
         ("n_anomalous", 9, ["15", "9"]),
         ("scan", "individual", ["group", "individual"]),
         ("score", "hc", ["bj", "hc"]),
-        ("tail", "left", ["two-sided", "left"]),
+        ("tail", "left", ["auto", "left"]),
+        ("center", "none", ["auto", "none"]),
+        ("flips", 99, ["999", "99"]),
         ("alpha_max", 0.3, ["0.5", "0.3"]),
         ("alphas", 7, ["50", "7"]),
         ("restarts", 5, ["2", "5"]),

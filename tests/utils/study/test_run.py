@@ -57,7 +57,16 @@ def plant_arrays(folder, *, seed=0, layer=PLANTED_LAYER):
 
 
 def configure(arrays, **options):
-    sizes = {"runs": 20, "permutations": 99, "flips": 99, "power_draws": 2, "n_clean": 6, "n_anomalous": 6, "alphas": 20, "jobs": 1}
+    sizes = {
+        "runs": 20,
+        "permutations": 99,
+        "flips": 99,
+        "power_draws": 2,
+        "n_clean": 6,
+        "n_anomalous": 6,
+        "alphas": 20,
+        "jobs": 1,
+    }
     return StudyConfig(**{"activations": str(arrays), **sizes, **options})
 
 
@@ -338,7 +347,11 @@ def test_further_layers_are_scanned_beside_the_best(arrays, tmp_path, bare):
         "layer-1",
         "layer-3",
     ]
-    adjusted = {"p_value": "p_adjusted", "separation_p": "separation_p_adjusted", "calibrated_p": "calibrated_p_adjusted"}
+    adjusted = {
+        "p_value": "p_adjusted",
+        "separation_p": "separation_p_adjusted",
+        "calibrated_p": "calibrated_p_adjusted",
+    }
     for name, column in adjusted.items():
         np.testing.assert_allclose(table[column], false_discovery_control(table[name]))
     alpha = table[table["persona"] == "alpha"].set_index("layer")["p_value"]
