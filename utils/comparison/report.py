@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from utils.comparison.compare import Comparison, compare_studies
+from utils.comparison.compare import TESTS, Comparison, compare_studies
 from utils.comparison.tables import difference_table, list_notes, persona_table, share_table, study_table
 from utils.study.results import open_study
 from utils.viz.comparison import plot_depth_curves, plot_detection_map, plot_study_overlaps, plot_verdicts
@@ -22,10 +22,16 @@ _MOST_PAIRS = 12
 
 _ABOUT = {
     "What is not the same": "Only what is the same can tell models, or statements, apart.",
-    "Studies": "Layers were chosen, and personas found, in each study by itself. Found: adjusted p ≤ 0.05. Of shared: of the "
-    "personas that all studies hold. Last third: do the sides lie furthest apart in the last third of the layers (silhouette, "
-    "mean over the personas of the study)? d: last third minus the larger of the other two.",
-    "Personas": "At the layer that each study scanned. Node set: its size, and in brackets its mean size under flipped sides.",
+    "Studies": "Layers were chosen, and personas found, in each study by itself. Finds: adjusted p ≤ 0.05, by the separation "
+    "test, which belongs to pair accuracy, by the calibrated scan, and by the subset scan. Shared: of the personas that all "
+    "studies hold. Last third: is the pair accuracy largest in the last third of the layers (mean over the personas of the "
+    "study)? d: last third minus the larger of the other two. Told apart earlier: personas whose sides are told apart in the "
+    "first two thirds already.",
+    "Personas": "At the layer that each study scanned; p-values are adjusted within the study. Pair accuracy: the share of pairs "
+    "of which a rule fitted to all other pairs knows which statement is the persona's; 0.5 is chance. Separation p: its test. "
+    "Onset: relative depth of the first layer with 90 % of the largest gain over chance, where the persona is told apart over "
+    "the layers together. Form accuracy: what the form of the statements alone gives. Node set: its size, and in brackets its "
+    "mean size under flipped sides. Earlier p: are the sides told apart in the first two thirds of the layers already?",
     "Layers": "Layer k of L is drawn at relative depth k/L.",
     "Node sets": "Overlap of the node sets of two personas within each study: Jaccard index, in brackets under flipped sides, * "
     "where it is larger than that (adjusted p ≤ 0.05). Nodes of different studies are never matched. In the table are the pairs "
@@ -129,6 +135,10 @@ def _name_figures(comparison: Comparison, listed: dict[str, tuple[str, str]]) ->
 def _draw(comparison: Comparison) -> Iterator[tuple[str, str, str, Figure]]:
     """Section, name and caption of every figure that the comparison can show."""
     for metric, about in (
+        (
+            "accuracy",
+            "pair accuracy, leave-one-out; 0.5 is chance; dots: above chance (p ≤ 0.05, adjusted over layers)",
+        ),
         ("silhouette", "0 is no clustering; dots: further apart than 95 % of flipped sides"),
         ("probe_auroc", "cross-validated AUROC of a linear probe; 0.5 is chance"),
     ):
@@ -139,15 +149,15 @@ def _draw(comparison: Comparison) -> Iterator[tuple[str, str, str, Figure]]:
         mean = comparison.summary[["study", "d", "d_low", "d_high", "verdict"]].assign(persona="mean over personas")
         ax = plot_verdicts(pd.concat([comparison.thirds[mean.columns], mean], ignore_index=True))
         caption = (
-            "Do the sides lie furthest apart in the last third of the layers? Right of 0 they do. The last row is the mean over "
-            "the personas of each study."
+            "Is the pair accuracy largest in the last third of the layers? Right of 0 it is. The last row is the mean over the "
+            "personas of each study."
         )
         yield "Layers", "verdicts", caption, figure_of(ax)
     chance = ", ".join(f"{value:g}" for value in comparison.detection["chance"].dropna().unique())
     caption = (
-        "At the scanned layer. Dots: adjusted p ≤ 0.05 within the study. AUROC and form accuracy: 0.5 is chance; a random choice "
-        f"of records has precision {chance}. Where form alone goes as far as the probe, what is found may be form and not "
-        "persona. Grey: missing."
+        "At the scanned layer; p-values are adjusted within the study. Dots: p ≤ 0.05. Accuracies and AUROC: 0.5 is chance; a "
+        f"random choice of records has precision {chance}. Where form alone goes as far as the pair accuracy, what is found may "
+        "be form and not persona. Grey: missing."
     )
     yield "Personas", "detection", caption, _draw_detection(comparison)
     pairs = _choose_pairs(comparison.overlaps)
@@ -163,8 +173,8 @@ def _draw(comparison: Comparison) -> Iterator[tuple[str, str, str, Figure]]:
 
 def _draw_detection(comparison: Comparison) -> Figure:
     table = comparison.detection
-    optional = [name for name in ("auroc", "form_accuracy") if table[name].notna().any()]
-    values = ["p_adjusted", "precision", "probe_auroc", *optional]
+    values = ["accuracy", "form_accuracy", *TESTS.values(), "precision", "auroc", "probe_auroc"]
+    values = [name for name in values if table[name].notna().any()]
     size = (1.8 + len(values) * (0.3 + 0.45 * len(comparison.studies)), 1.8 + 0.3 * len(comparison.personas))
     figure, axes = plt.subplots(1, len(values), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for value, ax in zip(values, axes.flat, strict=True):
