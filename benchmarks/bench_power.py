@@ -24,6 +24,7 @@ from scipy.stats import binomtest, false_discovery_control
 
 from deepscan import calibrated_scan, detect, node_test, separation_test
 from utils.activations import extract, open_store
+from utils.activations.store import split_positions
 from utils.models import load_model
 from utils.models.checkpoints import cache_folder
 from utils.statements import Contrast, find_contrasts, load_statements, restrict, split_parts
@@ -177,7 +178,8 @@ def read_personas(options: argparse.Namespace) -> list[Sides]:
     model = Path(options.model).stem if options.model else "default"
     folder = options.activations or cache_folder() / "benchmarks" / f"{model}-{name}.zarr"
     if options.activations and folder.exists():
-        acts = open_store(folder)
+        # The position of the scans, where a study holds several.
+        acts = next(iter(split_positions(open_store(folder)).values()))
     else:
         acts = extract(load_model(options.model), statements, store=folder)
     part = split_parts(acts)

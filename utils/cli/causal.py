@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from utils.causal.settings import CHECKS, CausalConfig, parse_check
-from utils.cli.options import Seed, read_numbers
+from utils.cli.options import Seed, StudyDevice, StudyDtype, StudyFolder, StudyModel, read_numbers
 from utils.options import Scope
 
 EXAMPLES = """
@@ -25,8 +25,10 @@ EXAMPLES = """
 
 
 def causal(
-    folder: Annotated[Path, typer.Argument(help="A study folder, as personascope study writes it.")],
-    persona: Annotated[str | None, typer.Option(help="Whose nodes; that with the smallest p-value by default.")] = None,
+    folder: StudyFolder,
+    persona: Annotated[
+        str | None, typer.Option(help="Whose nodes; that with the highest pair accuracy on select by default.")
+    ] = None,
     layer: Annotated[int | None, typer.Option(help="Where; the scanned layer by default.")] = None,
     check: Annotated[
         list[str] | None,
@@ -57,11 +59,9 @@ def causal(
         int, typer.Option(min=0, help="Questions and neutral texts for the cost; 0 for none.")
     ] = CausalConfig.n_cost,
     out: Annotated[Path | None, typer.Option(help="Folder; causal/PERSONA in the study's by default.")] = None,
-    model: Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; the study's by default.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, float32, float16 or bfloat16; the study's by default.")
-    ] = None,
+    model: StudyModel = None,
+    device: StudyDevice = None,
+    dtype: StudyDtype = None,
     seed: Seed = CausalConfig.seed,
 ) -> None:
     """Check whether the scanned nodes matter: change them, and fair controls, and see what the model prefers to say."""

@@ -269,11 +269,12 @@ def main() -> None:
 def _default_folder(config) -> Path:
     """``output/<model>``, with what the activations were made from where that is not the default."""
     from utils.models.checkpoints import DEFAULT_MODEL
+    from utils.study.settings import positions_of
 
     base = Path(config.activations or config.model or DEFAULT_MODEL)
     name = base.stem if base.suffix == ".gguf" else base.name
     extra = [Path(config.statements).stem] if config.statements else []
-    positions = "-".join([config.position] if isinstance(config.position, str) else config.position)
+    positions = "-".join(positions_of(config))
     extra += [
         value
         for value in (positions, config.role, config.contrast)

@@ -1,6 +1,7 @@
 """What the commands share: options that mean the same everywhere, and how lists and numbers are read."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -14,6 +15,10 @@ Statements = Annotated[
 StatementRole = Annotated[Role, typer.Option(help="Turn of the chat template that holds the statement.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
+StudyFolder = Annotated[Path, typer.Argument(help="A study folder, as personascope study writes it.")]
+StudyModel = Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")]
+StudyDevice = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; the study's by default.")]
+StudyDtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16; the study's by default.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 

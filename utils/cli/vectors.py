@@ -5,7 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from utils.cli.options import Device, Dtype, Model, Seed, Statements, read_layers, read_names, read_numbers
+from utils.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    Seed,
+    Statements,
+    StudyDevice,
+    StudyDtype,
+    StudyFolder,
+    StudyModel,
+    read_layers,
+    read_names,
+    read_numbers,
+)
 from utils.options import CausalMeasure, TokenPart, VectorMethod
 from utils.vectors.settings import VectorsConfig
 
@@ -118,7 +131,7 @@ def generate(
 
 
 def vectors(
-    folder: Annotated[Path, typer.Argument(help="A study folder, as personascope study writes it.")],
+    folder: StudyFolder,
     personas: Annotated[str | None, typer.Option(help="Comma-separated names; all by default.")] = None,
     method: Annotated[VectorMethod, typer.Option(help="How vectors are fitted.")] = VectorsConfig.method,
     measure: Annotated[CausalMeasure, typer.Option(help="Preference that is measured.")] = VectorsConfig.measure,
@@ -134,14 +147,12 @@ def vectors(
     ] = VectorsConfig.n_pairs,
     random: Annotated[
         int, typer.Option(min=0, help="Random vectors, and vectors of flipped sides, to compare with.")
-    ] = 39,
+    ] = VectorsConfig.n_random,
     gguf: Annotated[bool, typer.Option("--gguf", help="Also write control vectors for repeng and llama.cpp.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder; vectors/all in the study's by default.")] = None,
-    model: Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; the study's by default.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, float32, float16 or bfloat16; the study's by default.")
-    ] = None,
+    model: StudyModel = None,
+    device: StudyDevice = None,
+    dtype: StudyDtype = None,
     seed: Seed = VectorsConfig.seed,
 ) -> None:
     """Fit persona vectors, and test on held-out pairs which personas they turn and at what cost."""

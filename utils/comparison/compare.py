@@ -16,8 +16,8 @@ import pandas as pd
 
 from utils.comparison.differences import list_differences
 from utils.study.results import Study
+from utils.study.summary import LEVEL
 
-LEVEL = 0.05
 # The tests of a persona, in the order in which they are shown, and their adjusted p-values in the table of detection.
 TESTS = {
     "separation": "separation_p_adjusted",

@@ -5,7 +5,8 @@ from textwrap import fill
 import numpy as np
 import pandas as pd
 
-from utils.comparison.compare import LEVEL, TESTS, Comparison
+from utils.comparison.compare import TESTS, Comparison
+from utils.study.summary import LEVEL
 from utils.viz.style import short_name
 
 

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from utils.causal.effects import ASKED, CHECK, TURNED, adjust_checks
 from utils.experiments.causal import CausalResult
 from utils.study.results import Study
+from utils.study.summary import LEVEL
 from utils.viz.causal import describe_check, plot_controls, plot_costs, plot_dose, plot_effect_layers
 from utils.viz.pages import NUMBERS, Section, read_section, table_html, write_figures, write_section
 from utils.viz.style import short_name
 
-_LEVEL = 0.05
 # The columns of the main comparison as it is read.
 SHOWN = [*CHECK, "selector", "clean", "effect", "low", "high", "effect_per_node", "random_mean"]
 SHOWN += ["p_value", "p_adjusted", "p_matched"]
@@ -70,8 +70,8 @@ def describe_found(result: CausalResult) -> list[str]:
         "with 95 % intervals over pairs."
     ]
     floor = 2 * len(config["checks"]) / (1 + config["n_random"])
-    if floor > _LEVEL:
-        enough = math.ceil(2 * len(config["checks"]) / _LEVEL)
+    if floor > LEVEL:
+        enough = math.ceil(2 * len(config["checks"]) / LEVEL)
         sentences.append(
             f"With {config['n_random']} random sets and {len(config['checks'])} checks, a check that is alone in standing out "
             f"cannot have an adjusted p below {floor:.2g}: take {enough} random sets or more."
@@ -94,7 +94,7 @@ def describe_found(result: CausalResult) -> list[str]:
 def _describe_effect(row: pd.Series) -> str:
     shown = f"{row['effect']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
     place = "no differently from random sets"
-    if row["p_adjusted"] <= _LEVEL:
+    if row["p_adjusted"] <= LEVEL:
         place = f"{'higher' if row['effect'] > row['random_mean'] else 'lower'} than random sets"
     return f"{shown}, {place} (rank p {row['p_value']:.2g}, adjusted {row['p_adjusted']:.2g})"
 

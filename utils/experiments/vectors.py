@@ -1,7 +1,7 @@
 """Persona vectors of a study: fitted, put to the test on held-out pairs, and written for other tools, in a folder."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from utils.responses.preference import neutral_texts
 from utils.statements.contrasts import find_contrasts, label_frame, restrict
 from utils.statements.questions import draw_questions, load_questions
 from utils.study.results import Study, key_of_study
+from utils.study.summary import LEVEL
 from utils.vectors.doses import choose_dose, measure_doses, split_for_steering, take_pairs
 from utils.vectors.effects import draw_controls, find_interference, find_turned, measure_changes
 from utils.vectors.export import write_gguf, write_node_sets
@@ -26,7 +27,6 @@ from utils.viz.pages import Section, table_html, write_figures, write_section
 from utils.viz.style import short_name
 from utils.viz.vectors import plot_cosines, plot_doses, plot_interference, plot_turned
 
-_LEVEL = 0.05
 _TABLES = ("judged", "chosen_on", "measured", "turned", "doses", "interference")
 _CAPTIONS = {
     "turned": "Effect of each vector on the preference for its persona with its 95 % interval over held-out pairs, before the "
@@ -39,7 +39,7 @@ _CAPTIONS = {
 
 @dataclass(frozen=True)
 class VectorsResult:
-    """A run's folder and its record; tables are read when asked for.
+    """A run's folder, its record and its tables.
 
     ``judged``: cross-fitted, by layer; ``chosen_on``: doses on select pairs; ``turned``, ``doses``, ``interference``: on
     held-out pairs; ``measured``: every pair under every condition.
@@ -47,6 +47,12 @@ class VectorsResult:
 
     folder: Path
     record: dict[str, Any]
+    judged: pd.DataFrame
+    chosen_on: pd.DataFrame
+    measured: pd.DataFrame
+    turned: pd.DataFrame
+    doses: pd.DataFrame
+    interference: pd.DataFrame
 
     @cached_property
     def vectors(self) -> PersonaVectors:
@@ -62,11 +68,6 @@ class VectorsResult:
     def strength(self) -> float:
         """How far, as chosen, in units of the residual stream's length."""
         return float(self.record["strength"])
-
-    def __getattr__(self, name: str) -> pd.DataFrame:
-        if name not in _TABLES:
-            raise AttributeError(name)
-        return pd.read_parquet(self.folder / f"{name}.parquet")
 
 
 def run_vectors(
@@ -101,7 +102,7 @@ def run_vectors(
     part = split_for_steering(frame, rng=config.seed)
     fit_on = [restrict(contrast, part == "fit") for contrast in contrasts]
     folder = out or study.folder / "vectors" / "all"
-    stages = Stages(folder, key_of_study(study), _plain(config))
+    stages = Stages(folder, key_of_study(study), asdict(config))
 
     vectors = persona_vectors(acts, fit_on, method=config.method)
     select = take_pairs(frame[paired & (part == "select")], config.n_select)
@@ -119,16 +120,19 @@ def run_vectors(
     layer, strength = choose_dose(chosen_on, bound=config.bound)
     at = vectors.at(layer)
     drawing = {"n_random": config.n_random, "n_flipped": config.n_flipped, "rng": config.seed}
-    changes = draw_controls(vectors, acts, fit_on, layer=layer, strength=strength, **drawing)
-    measured = stages.table("measured", lambda: measure_changes(lm, changes, held_out, texts=texts[1::2], **options))
+
+    def changed() -> pd.DataFrame:
+        changes = draw_controls(vectors, acts, fit_on, layer=layer, strength=strength, **drawing)
+        return measure_changes(lm, changes, held_out, texts=texts[1::2], **options)
+
+    measured = stages.table("measured", changed)
     turned = stages.table("turned", lambda: find_turned(measured, names, rng=config.seed))
     stages.table("doses", lambda: measure_doses(lm, at, held_out, strengths=config.doses, texts=texts[1::2], **options))
     stages.table("interference", lambda: find_interference(measured, at.cosines(layer), rng=config.seed))
     chosen = {"layer": layer, "strength": strength}
-    PersonaVectors(
-        vectors.values, vectors.layers, vectors.personas, vectors.norms, {**vectors.record, **chosen}, vectors.seen
-    ).save(folder / "vectors.safetensors")
-    record = {"config": _plain(config), "study": key_of_study(study), **chosen, "n_turned": _count(turned)}
+    replace(vectors, record=vectors.record | chosen).save(folder / "vectors.safetensors")
+    n_turned = int((turned["p_random_adjusted"] <= LEVEL).sum())
+    record = {"config": asdict(config), "study": key_of_study(study), **chosen, "n_turned": n_turned}
     replace_text(folder / "vectors.json", json.dumps(record, indent=1))
     return open_vectors(folder)
 
@@ -144,7 +148,8 @@ def open_vectors(folder: str | Path) -> VectorsResult:
     path = Path(folder) / "vectors.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no finished run; run `personascope vectors STUDY` first.")
-    return VectorsResult(Path(folder), json.loads(path.read_text(encoding="utf-8")))
+    tables = {name: pd.read_parquet(path.with_name(f"{name}.parquet")) for name in _TABLES}
+    return VectorsResult(path.parent, json.loads(path.read_text(encoding="utf-8")), **tables)
 
 
 def export_vectors(lm: LanguageModel, result: VectorsResult) -> list[Path]:
@@ -181,7 +186,7 @@ def draw_vectors(result: VectorsResult, study: Study) -> None:
 def describe_turned(result: VectorsResult) -> list[str]:
     """What a run found, in words."""
     config, turned, crossed = result.record["config"], result.turned, result.interference
-    up = turned[turned["p_random_adjusted"] <= _LEVEL]
+    up = turned[turned["p_random_adjusted"] <= LEVEL]
     names = ", ".join(short_name(name) for name in up["persona"]) or "none"
     ratio = turned["perplexity_ratio"]
     off = crossed[crossed["steered"] != crossed["measured"]]
@@ -189,17 +194,17 @@ def describe_turned(result: VectorsResult) -> list[str]:
         f"At layer {result.layer} and strength {result.strength:g} (in units of the residual stream's length), both chosen on "
         f"select pairs with a mean perplexity of at most {config['bound']:g} times that of the model as it is, "
         f"{len(up)} of {len(turned)} personas are turned up further than by random vectors of the same length (adjusted p ≤ "
-        f"{_LEVEL}): {names}; against vectors of flipped sides {int((turned['p_flipped_adjusted'] <= _LEVEL).sum())}.",
+        f"{LEVEL}): {names}; against vectors of flipped sides {int((turned['p_flipped_adjusted'] <= LEVEL).sum())}.",
         f"The cost on other neutral texts: perplexity times {ratio.min():.3f} to {ratio.max():.3f}.",
-        f"Steering one persona moves another's preference in {int((off['p_adjusted'] <= _LEVEL).sum())} of {len(off)} cases "
+        f"Steering one persona moves another's preference in {int((off['p_adjusted'] <= LEVEL).sum())} of {len(off)} cases "
         f"(flips of the measured pairs, adjusted); effects and cosines correlate at "
         f"{np.corrcoef(off['effect'], off['cosine'])[0, 1]:.2f}." if len(off) > 2 else "",
     ]  # fmt: skip
     floor = len(turned) / (1 + config["n_random"]) if config["n_random"] else 1.0
-    if floor > _LEVEL:
+    if floor > LEVEL:
         sentences.append(
             f"With {config['n_random']} random vectors, a persona that is alone in being turned cannot have an adjusted p below "
-            f"{floor:.2g}: take {int(np.ceil(len(turned) / _LEVEL))} or more."
+            f"{floor:.2g}: take {int(np.ceil(len(turned) / LEVEL))} or more."
         )
     return [sentence for sentence in sentences if sentence]
 
@@ -208,11 +213,3 @@ def _candidates(config: VectorsConfig, n_layers: int) -> list[int]:
     if config.layers is not None:
         return sorted(set(config.layers))
     return sorted({max(1, round(share * n_layers)) for share in np.linspace(1 / 3, 5 / 6, 5)})
-
-
-def _plain(config: VectorsConfig) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
-
-
-def _count(turned: pd.DataFrame) -> int:
-    return int((turned["p_random_adjusted"] <= _LEVEL).sum())
