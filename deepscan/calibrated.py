@@ -187,11 +187,11 @@ def _scan_layer(h0: np.ndarray, h1: np.ndarray, relabellings: Relabellings, n_si
 
 
 def top_sums(squares: Float[np.ndarray, "labellings nodes"], sizes: Integer[np.ndarray, " sizes"]) -> np.ndarray:
-    """(sizes, labellings): sums of the largest squares, of as many as each size says; ``squares`` is left partly sorted."""
+    """(sizes, labellings): sums of the largest squares, of as many as each size says; ``squares`` is left sorted."""
     n = squares.shape[1]
-    if sizes[0] < n:
-        squares.partition(n - sizes[sizes < n], axis=1)
-    # From the largest size to the smallest: the parts between the places that are now sorted.
+    # Faster than a partition at two dozen places, which goes over the row once a place.
+    squares.sort(axis=1)
+    # From the largest size to the smallest: the parts between these places.
     parts = np.add.reduceat(squares, n - sizes[::-1], axis=1)
     return np.cumsum(parts[:, ::-1], axis=1).T
 

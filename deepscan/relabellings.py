@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -110,16 +111,24 @@ def relabel(
     labels = label_records(len(h0), len(h1), pairs)
     if labels.paired and len(h0) < 2:
         raise ValueError("h0 and h1 hold one pair; at least 2 pairs are needed")
-    signs = np.ones((len(h0) if labels.paired else len(h0) + len(h1), 1 + n_permutations))
-    if not labels.paired:
+    return Relabellings(labels, _draw_signs(labels.paired, len(h0), len(h1), n_permutations, seed))
+
+
+# Tests of one persona, and of personas with equally many pairs, share their flips.
+@lru_cache(maxsize=4)
+def _draw_signs(paired: bool, n0: int, n1: int, n_permutations: int, seed: int) -> np.ndarray:
+    labels = label_records(n0, n1, np.arange(n0) if paired else None)
+    signs = np.ones((n0 if paired else n0 + n1, 1 + n_permutations))
+    if not paired:
         signs[labels.h0, 0] = -1
     for k in range(n_permutations):
         permuted = permute_labels(labels, seed, k)
-        if labels.paired:
+        if paired:
             signs[permuted.h0 != labels.h0, 1 + k] = -1
         else:
             signs[permuted.h0, 1 + k] = -1
-    return Relabellings(labels, signs)
+    signs.setflags(write=False)
+    return signs
 
 
 def differences(h0: np.ndarray, h1: np.ndarray, labels: Labels) -> Float[np.ndarray, "pairs nodes"]:

@@ -1,6 +1,7 @@
 """One run of an experiment: scan a sample of clean and anomalous records, as a group or one by one."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -84,12 +85,18 @@ class Protocol:
 
 def run_parallel(function, tasks: list[tuple], *, n_jobs: int, progress: bool) -> list:
     """Results of a function for each tuple of arguments, in order."""
-    from joblib import Parallel, delayed
     from tqdm.auto import tqdm
 
-    calls = (delayed(function)(*task) for task in tasks)
-    parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator" if progress else "list")
-    return list(tqdm(parallel(calls), total=len(tasks), desc="scanning", disable=not progress))
+    bar = partial(tqdm, total=len(tasks), desc="scanning", disable=not progress)
+    if n_jobs == 1 or len(tasks) == 1:
+        return list(bar(function(*task) for task in tasks))
+    from joblib import Parallel, delayed
+    from threadpoolctl import threadpool_limits
+
+    parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
+    # Threads of BLAS inside threads wait for each other, for matrices of this size longer than they compute.
+    with threadpool_limits(1, user_api="blas"):
+        return list(bar(parallel(delayed(function)(*task) for task in tasks)))
 
 
 def table_row(trial: Trial, run: int, n_clean: int, n_anomalous: int, *, kind: str, permutation: int) -> dict:

@@ -8,6 +8,9 @@ from jaxtyping import Float, Real
 
 logger = logging.getLogger(__name__)
 
+# Adjusted p-values up to here count as found.
+LEVEL = 0.05
+
 # Resamples of fewer units than this are too much alike for an interval.
 FEWEST = 5
 

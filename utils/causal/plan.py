@@ -142,6 +142,21 @@ def plan_layer(config: CausalConfig, found: LayerNodes, size: int) -> Iterator[C
         yield from _compare(check, found.layer, main_strength(config, check), size, sets, {RANDOM: drawn})
 
 
+def plan_tested(config: CausalConfig, found: LayerNodes, main_size: int) -> Iterator[Cell]:
+    """The node sets of the tests, each as large as its rule makes it and among random sets of that size.
+
+    Only the first check of each mode: every size takes random sets of its own.
+    """
+    for selector, nodes in found.tested(rng=config.seed).items():
+        size = len(nodes)
+        # Drawn as those of the same size elsewhere are, so that these are run once.
+        seed = [config.seed, found.layer, *([0] if size == main_size else [2, size])]
+        drawn = random_sets(size, found.signs, config.n_random, rng=np.random.default_rng(seed))
+        for check in first_checks(config):
+            strength = main_strength(config, check)
+            yield from _compare(check, found.layer, strength, size, {selector: nodes}, {RANDOM: drawn}, dense=False)
+
+
 def first_checks(config: CausalConfig) -> list[Check]:
     """The first check of each mode."""
     return list({check.mode: check for check in reversed(config.checks)}.values())[::-1]

@@ -45,8 +45,8 @@ class CausalConfig:
     Attributes
     ----------
     persona
-        Whose nodes; by default that with the smallest p-value of the study, which was found on all its test pairs, those
-        that are measured on here among them.
+        Whose nodes; by default that with the highest pair accuracy on the study's ``select`` pairs, on which nothing is
+        measured.
     layer
         Where; by default the layer that the study scanned.
     checks

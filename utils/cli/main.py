@@ -25,6 +25,8 @@ from utils.cli.options import (
 )
 from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
+from utils.cli.power import EXAMPLES as POWER_EXAMPLES
+from utils.cli.power import power
 from utils.cli.vectors import GENERATE_EXAMPLES, VECTORS_EXAMPLES, generate, vectors
 from utils.options import Center, ContrastName, Position, ProtocolName, ScanName, ScoreName, Tail
 
@@ -237,6 +239,7 @@ def info(
         typer.echo(f"{name:>15}  {value}")
 
 
+app.command(epilog=POWER_EXAMPLES)(power)
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
 app.command(epilog=VECTORS_EXAMPLES)(vectors)

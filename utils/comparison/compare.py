@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from utils.comparison.differences import list_differences
+from utils.intervals import LEVEL
 from utils.study.results import Study
-from utils.study.summary import LEVEL
 
 # The tests of a persona, in the order in which they are shown, and their adjusted p-values in the table of detection.
 TESTS = {

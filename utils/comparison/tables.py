@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from utils.comparison.compare import TESTS, Comparison
-from utils.study.summary import LEVEL
+from utils.intervals import LEVEL
 from utils.viz.style import short_name
 
 

@@ -35,6 +35,7 @@ from utils.causal.plan import (
     plan_main,
     plan_sizes,
     plan_strengths,
+    plan_tested,
 )
 from utils.causal.scoring import CachedPrompts, cache_prompts
 from utils.causal.settings import CausalConfig, Check
@@ -132,7 +133,7 @@ def run_causal(
     size = len(sets["scan"])
     sets |= _other_persona(study, held, layer, size, scanning)
     cells = [*plan_main(config, nodes_at(layer), sets), *plan_strengths(config, nodes_at(layer), sets)]
-    cells += plan_sizes(config, nodes_at(layer), size)
+    cells += [*plan_tested(config, nodes_at(layer), size), *plan_sizes(config, nodes_at(layer), size)]
     for other in config.layers:
         if other != layer:
             cells += plan_layer(config, nodes_at(other), size)

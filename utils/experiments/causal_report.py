@@ -10,14 +10,15 @@ from matplotlib.axes import Axes
 
 from utils.causal.effects import ASKED, CHECK, TURNED, adjust_checks
 from utils.experiments.causal import CausalResult
+from utils.intervals import LEVEL
+from utils.nodes.scans import TESTED
 from utils.study.results import Study
-from utils.study.summary import LEVEL
 from utils.viz.causal import describe_check, plot_controls, plot_costs, plot_dose, plot_effect_layers
 from utils.viz.pages import NUMBERS, Section, read_section, table_html, write_figures, write_section
 from utils.viz.style import short_name
 
 # The columns of the main comparison as it is read.
-SHOWN = [*CHECK, "selector", "clean", "effect", "low", "high", "effect_per_node", "random_mean"]
+SHOWN = [*CHECK, "selector", "n_nodes", "clean", "effect", "low", "high", "effect_per_node", "random_mean"]
 SHOWN += ["p_value", "p_adjusted", "p_matched"]
 # By the beginning of their names, in the order of the report.
 _CAPTIONS = {
@@ -32,9 +33,13 @@ _CAPTIONS = {
 
 
 def main_effects(result: CausalResult) -> pd.DataFrame:
-    """The rows of the main comparison, at its layer, strength and size, with p-values corrected over the checks."""
+    """The rows of the main comparison, at its layer, strength and size, with p-values corrected over the checks.
+
+    The sets of the tests are of their own sizes, and among random sets of these.
+    """
     record, table = result.record, result.effects
-    main = (table["layer"] == record["layer"]) & (table["size"] == record["size"]) & _at_main_strength(result, table)
+    own_size = (table["size"] == record["size"]) | table["selector"].isin(TESTED)
+    main = (table["layer"] == record["layer"]) & own_size & _at_main_strength(result, table)
     return adjust_checks(table[main])
 
 
@@ -85,7 +90,9 @@ def describe_found(result: CausalResult) -> list[str]:
         matched = "" if pd.isna(scan["p_matched"]) else f"; rank p among sets matched in spread {scan['p_matched']:.2g}"
         low, high = scan["random_low"], scan["random_high"]
         sentence += f". Random sets: mean {scan['random_mean']:.3f}, 5–95 % {low:.3f} to {high:.3f}{matched}."
-        rest = own[~own["selector"].isin(["scan", TURNED])]
+        for _, row in own[own["selector"].isin(TESTED)].iterrows():
+            sentence += f" Nodes of the {row['selector']} ({row['n_nodes']}): {_describe_effect(row)}."
+        rest = own[~own["selector"].isin(["scan", TURNED, *TESTED])]
         others = ", ".join(f"{row['selector']} {row['effect']:.3f}" for _, row in rest.iterrows())
         sentences.append(f"{sentence} Others: {others}.")
     return sentences
@@ -107,7 +114,7 @@ def _draw(result: CausalResult, study: Study) -> Iterator[tuple[str, Axes]]:
     config, effects = result.record["config"], result.effects
     for i, (_, own) in enumerate(main_effects(result).groupby(CHECK, sort=False)):
         yield f"controls_{i + 1}", plot_controls(own, result.values)
-    effects = effects[effects["selector"] != ASKED]
+    effects = effects[~effects["selector"].isin([ASKED, *TESTED])]
     is_size, is_layer = effects["size"] == result.record["size"], effects["layer"] == result.record["layer"]
     is_strength = _at_main_strength(result, effects)
     for mode, own in _first_of_mode(effects[is_layer & is_size]).items():

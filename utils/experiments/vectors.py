@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from utils.experiments.stages import Stages
+from utils.intervals import LEVEL
 from utils.models.language_model import LanguageModel
 from utils.records import replace_text
 from utils.responses.preference import neutral_texts
 from utils.statements.contrasts import find_contrasts, label_frame, restrict
 from utils.statements.questions import draw_questions, load_questions
 from utils.study.results import Study, key_of_study
-from utils.study.summary import LEVEL
 from utils.vectors.doses import choose_dose, measure_doses, split_for_steering, take_pairs
 from utils.vectors.effects import draw_controls, find_interference, find_turned, measure_changes
 from utils.vectors.export import write_gguf, write_node_sets

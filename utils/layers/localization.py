@@ -12,10 +12,11 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Bool, Float
 from scipy.stats import false_discovery_control, rankdata
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from deepscan import SeparationTest, separation_test
-from utils.intervals import resample_weights
+from utils.intervals import LEVEL, resample_weights
 from utils.statements.contrasts import Contrast, find_contrasts
 
 # Share of the largest gain over chance from which a layer counts as having it.
@@ -119,7 +120,7 @@ def layer_onset(
     if accuracy is None:
         return table
     joint = accuracy.groupby("persona")["p_joint"].first()
-    first = accuracy[accuracy["p_adjusted"] <= 0.05].groupby("persona")["layer"].min()
+    first = accuracy[accuracy["p_adjusted"] <= LEVEL].groupby("persona")["layer"].min()
     table = table.assign(p_value=table["persona"].map(joint), first_significant=table["persona"].map(first))
     return table.assign(p_adjusted=false_discovery_control(table["p_value"]))
 
@@ -173,7 +174,9 @@ def _tests(
             raise ValueError(f"all statements of persona {contrast.persona!r} have the same activation at every layer.")
         h0, h1 = np.split(values[varies], [len(contrast.h0)], axis=1)
         pairs = np.arange(len(contrast.h0)) if contrast.paired else None
-        yield contrast, varies, separation_test(h0, h1, pairs=pairs, **options)
+        with threadpool_limits(1, user_api="blas"):
+            found = separation_test(h0, h1, pairs=pairs, **options)
+        yield contrast, varies, found
 
 
 def _accuracies(

@@ -20,6 +20,7 @@ from scipy.stats import false_discovery_control
 from threadpoolctl import threadpool_limits
 
 from deepscan import separation_test
+from utils.intervals import LEVEL
 from utils.layers.clusters import distances, gram_matrix, mean_silhouettes, stack_members
 from utils.layers.localization import answers, layer_accuracy, side_weights
 from utils.layers.separation import check_contrast
@@ -109,6 +110,7 @@ def early_separation(
     n_layers: int | None = None,
     n_permutations: int = 999,
     rng: int = 0,
+    n_jobs: int = 1,
 ) -> pd.DataFrame:
     """Whether the sides are told apart before the last third of the layers.
 
@@ -121,9 +123,10 @@ def early_separation(
     """
     thirds = _assign_thirds(acts["layer"].to_numpy(), n_layers)
     early = acts.sel(layer=[layer for layer, third in thirds.items() if third < 2])
-    table = layer_accuracy(early, contrasts, n_permutations=n_permutations, rng=rng, progress=False)
+    options = {"n_permutations": n_permutations, "rng": rng, "n_jobs": n_jobs, "progress": False}
+    table = layer_accuracy(early, contrasts, **options)
     p = table.groupby("persona", sort=False)["p_joint"].first()
-    first = table[table["p_adjusted"] <= 0.05].groupby("persona")["layer"].min().reindex(p.index)
+    first = table[table["p_adjusted"] <= LEVEL].groupby("persona")["layer"].min().reindex(p.index)
     columns = {"early_p": p, "early_p_adjusted": false_discovery_control(p), "first_layer": first}
     return pd.DataFrame(columns).rename_axis("persona").reset_index()
 

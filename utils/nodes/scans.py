@@ -10,12 +10,16 @@ from jaxtyping import Float
 from scipy.stats import false_discovery_control
 
 from deepscan import ScanRuns, detect
+from utils.intervals import LEVEL
 from utils.nodes.controls import scanned_nodes, simple_sets
-from utils.nodes.sets import NodeSet, node_sets, null_set_size
+from utils.nodes.sets import NodeSet, node_q_values, node_sets, null_set_size
+from utils.nodes.significance import compare_sides, rule_sets
 from utils.statements.contrasts import Contrast
 
 # With fewer background records p-values are too coarse to rank anything: none is below 1/11.
 MIN_BACKGROUND = 10
+# Node sets by tests that use all pairs, in their own sizes.
+TESTED = ("node test", "calibrated scan")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,21 @@ class LayerNodes:
         pairs = np.arange(len(self.h0)) if self.paired else None
         return {"scan": scanned, **simple_sets(self.h0, self.h1, len(scanned), pairs=pairs)}
 
+    def tested(self, *, n_permutations: int = 999, level: float = LEVEL, rng: int = 0) -> dict[str, NodeSet]:
+        """Node sets of the tests, each as large as its rule makes it, without empty ones.
+
+        Those of :func:`deepscan.node_test` after Benjamini–Hochberg, and those of :func:`deepscan.calibrated_scan` where its
+        p-value is at most ``level``; names in :data:`TESTED`.
+        """
+        n = len(self.h0)
+        contrast = Contrast("", "", np.arange(n), np.arange(n, n + len(self.h1)), self.paired)
+        options = {"n_permutations": n_permutations, "rng": rng, "progress": False}
+        found, nodes = compare_sides(np.concatenate([self.h0, self.h1]), [contrast], **options)
+        sets = {TESTED[0]: rule_sets(nodes, "bh", level=level)[""]}
+        if found["calibrated_p"].iloc[0] <= level:
+            sets[TESTED[1]] = rule_sets(nodes, "calibrated")[""]
+        return {name: held for name, held in sets.items() if held}
+
 
 def scan_layer(
     layer: int, values: Float[np.ndarray, "statements nodes"], contrast: Contrast, options: Mapping[str, Any]
@@ -106,7 +125,8 @@ def summarise(runs: Mapping[int, Mapping[str, ScanRuns]], *, threshold: float) -
         after Benjamini–Hochberg over all rows. ``score``, ``precision`` and ``recall`` are means over the mixed runs with
         the 5th and 95th percentile of the runs as ``_low`` and ``_high``; ``null_score`` is the mean under flipped sides.
         ``chance`` is the precision of a random choice of records. ``node_set`` is the size of the node set,
-        ``null_node_set`` its mean size under flipped sides. ``alpha`` is the median threshold,
+        ``null_node_set`` its mean size under flipped sides, ``node_set_corrected`` how many of its nodes have a q-value up to
+        0.05 (:func:`utils.nodes.sets.node_q_values`). ``alpha`` is the median threshold,
         ``n_records`` and ``n_nodes`` are mean sizes of the subset that a run returned.
     """
     rows = []
@@ -126,8 +146,11 @@ def summarise(runs: Mapping[int, Mapping[str, ScanRuns]], *, threshold: float) -
                 "alpha": mixed["alpha"].median(),
                 "n_records": mixed["n_records"].mean(),
                 "n_nodes": mixed["n_nodes"].mean(),
-                "node_set": len(node_sets({persona: scanned}, threshold=threshold)[persona]),
+                "node_set": len(held := node_sets({persona: scanned}, threshold=threshold)[persona]),
                 "null_node_set": null_set_size(scanned, threshold=threshold) if config["n_permutations"] else np.nan,
+                "node_set_corrected": _count_corrected(held, scanned, threshold)
+                if config["n_permutations"]
+                else np.nan,
                 "n_background": config["n_background"],
                 "n_clean": config["n_clean"],
                 "n_anomalous": config["n_anomalous"],
@@ -135,3 +158,8 @@ def summarise(runs: Mapping[int, Mapping[str, ScanRuns]], *, threshold: float) -
             rows.append(row)
     table = pd.DataFrame(rows)
     return table.assign(p_adjusted=false_discovery_control(table["p_value"]))
+
+
+def _count_corrected(held: NodeSet, runs: ScanRuns, threshold: float) -> int:
+    q_values = node_q_values(runs, threshold=threshold)
+    return int(sum(q_values[node] <= LEVEL for node, _ in held))

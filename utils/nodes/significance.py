@@ -6,14 +6,18 @@ from flipped sides). All three rank nodes by the paired t (Welch's without pairs
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from joblib import Parallel, delayed
 from scipy.stats import false_discovery_control
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from deepscan import calibrated_scan, node_test, separation_test
+from utils.intervals import LEVEL
 from utils.nodes.sets import NodeSet
 from utils.options import NodeRule
 from utils.statements.contrasts import Contrast
@@ -40,6 +44,8 @@ def compare_sides(
         What to compare.
     n_permutations
         Flips of the sides within pairs, permuted labels without pairs.
+    n_jobs
+        Threads over personas.
 
     Returns
     -------
@@ -53,23 +59,11 @@ def compare_sides(
         interval ``low, high``, ``t, p_value``, ``p_family`` and ``p_bh`` (adjusted over the nodes), and
         ``calibrated``, whether the node is among those of the calibrated scan.
     """
-    rows, frames = [], []
-    for contrast in tqdm(contrasts, desc="tests", unit="persona", disable=not progress):
-        h0, h1 = values[contrast.h0], values[contrast.h1]
-        pairs = np.arange(len(h0)) if contrast.paired else None
-        options = {"pairs": pairs, "n_permutations": n_permutations, "rng": rng}
-        separation = separation_test(h0, h1, **options)
-        calibrated = calibrated_scan(h0, h1, **options, n_jobs=n_jobs)
-        nodes = node_test(h0, h1, **options, n_jobs=n_jobs).rename(columns={"p_adjusted": "p_family"})
-        nodes.insert(0, "persona", contrast.persona)
-        nodes["p_bh"] = false_discovery_control(nodes["p_value"])
-        nodes["calibrated"] = np.isin(nodes["node"], calibrated.nodes)
-        frames.append(nodes)
-        low, high = np.asarray(separation.accuracy_interval).tolist()
-        row = {"persona": contrast.persona, "accuracy": separation.accuracy}
-        row |= {"accuracy_low": low, "accuracy_high": high, "separation_p": separation.p_value}
-        row |= {"calibrated_p": calibrated.p_value, "n_family": int((nodes["p_family"] <= 0.05).sum())}
-        rows.append(row | {"n_bh": int((nodes["p_bh"] <= 0.05).sum()), "n_calibrated": int(calibrated.size)})
+    calls = (delayed(_compare)(values, contrast, n_permutations, rng) for contrast in contrasts)
+    parallel = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
+    with threadpool_limits(1, user_api="blas"):
+        found = list(tqdm(parallel(calls), total=len(contrasts), desc="tests", unit="persona", disable=not progress))
+    rows, frames = zip(*found, strict=True)
     table = pd.DataFrame(rows)
     for name in ("separation", "calibrated"):
         at = list(table.columns).index(f"{name}_p") + 1
@@ -78,7 +72,27 @@ def compare_sides(
     return table, pd.concat(frames, ignore_index=True)[columns]
 
 
-def rule_sets(nodes: pd.DataFrame, rule: NodeRule, *, level: float = 0.05) -> dict[str, NodeSet]:
+def _compare(
+    values: np.ndarray, contrast: Contrast, n_permutations: int, rng: int
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """A persona's row and its nodes."""
+    h0, h1 = values[contrast.h0], values[contrast.h1]
+    pairs = np.arange(len(h0)) if contrast.paired else None
+    options = {"pairs": pairs, "n_permutations": n_permutations, "rng": rng}
+    separation = separation_test(h0, h1, **options)
+    calibrated = calibrated_scan(h0, h1, **options)
+    nodes = node_test(h0, h1, **options).rename(columns={"p_adjusted": "p_family"})
+    nodes.insert(0, "persona", contrast.persona)
+    nodes["p_bh"] = false_discovery_control(nodes["p_value"])
+    nodes["calibrated"] = np.isin(nodes["node"], calibrated.nodes)
+    low, high = np.asarray(separation.accuracy_interval).tolist()
+    row = {"persona": contrast.persona, "accuracy": separation.accuracy}
+    row |= {"accuracy_low": low, "accuracy_high": high, "separation_p": separation.p_value}
+    row |= {"calibrated_p": calibrated.p_value, "n_family": int((nodes["p_family"] <= LEVEL).sum())}
+    return row | {"n_bh": int((nodes["p_bh"] <= LEVEL).sum()), "n_calibrated": int(calibrated.size)}, nodes
+
+
+def rule_sets(nodes: pd.DataFrame, rule: NodeRule, *, level: float = LEVEL) -> dict[str, NodeSet]:
     """The node set of every persona by one rule, from what :func:`compare_sides` returns of the nodes.
 
     Raises

@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from utils.intervals import LEVEL
 from utils.records import replace_text
 from utils.study.figures import list_figures
 from utils.study.results import Study, key_of_study
-from utils.study.summary import LEVEL, list_warnings, result_table, span, summarise_study
+from utils.study.summary import list_warnings, result_table, span, summarise_study
 from utils.viz.pages import NUMBERS, Section, read_section, render_page, table_html
 from utils.viz.style import short_name
 

@@ -30,6 +30,9 @@ from utils.study.tables import add_on_request, choose_layer, compare_node_sets, 
 
 logger = logging.getLogger(__name__)
 
+# Activations of at most so many bytes are read once; larger ones by layer and persona, where they are used.
+_IN_MEMORY = 2e9
+
 
 def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: bool = True) -> Study:
     """Run a study into a folder; stages whose inputs have not changed are taken from there.
@@ -94,7 +97,7 @@ def _run_stages(
         held = holds(store, source.frame, log.made_from)
         log.stage("activations", source.key, lambda: source.compute(store, progress), exists=held)
     opened = open_store(store)
-    by_position = split_positions(opened)
+    by_position = split_positions(opened.load() if opened.nbytes <= _IN_MEMORY else opened)
     acts = next(iter(by_position.values()))
     further = _check_scan_layers(acts, config)
     base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, part, config.contrast, config.seed)
@@ -116,7 +119,9 @@ def _run_stages(
         scans = "scans" if k == layer else f"scans/layer-{k}"
         runs[k] = _scan_layer(log, scans, acts, test, k, base, config, progress)
     detection, tested = detect_personas(log, base, scan_key, runs, acts, test, config, progress=progress)
-    frequencies = {k: node_frequencies(by_persona).assign(layer=k) for k, by_persona in runs.items()}
+    frequencies = {
+        k: node_frequencies(by_persona, threshold=config.threshold).assign(layer=k) for k, by_persona in runs.items()
+    }
     log.table("nodes", scan_key, lambda: _concat(frequencies))
     values = acts.sel(layer=layer).to_numpy()
     compare_node_sets(log, key_of(scan_key, config.flips), runs[layer], values, test, tested[layer], config)

@@ -96,10 +96,14 @@ class StudyConfig:
 _SCANNED = 15
 
 
+def fit_records(n_statements: int) -> int:
+    """Clean, and anomalous, records of a run with so many statements on the smaller side."""
+    return min(_SCANNED, max(2, n_statements // 4))
+
+
 def fit_samples(config: StudyConfig, contrasts: Sequence[Contrast]) -> StudyConfig:
     """The options with the numbers of clean and anomalous records filled in: 15, or a quarter of the smallest side."""
-    fitting = min(min(len(contrast.h0), len(contrast.h1)) for contrast in contrasts) // 4
-    fitted = min(_SCANNED, max(2, fitting))
+    fitted = fit_records(min(min(len(contrast.h0), len(contrast.h1)) for contrast in contrasts))
     return replace(
         config,
         n_clean=fitted if config.n_clean is None else config.n_clean,

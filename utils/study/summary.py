@@ -2,12 +2,11 @@
 
 import pandas as pd
 
+from utils.intervals import LEVEL
 from utils.statements.form import FORM_LIMIT
+from utils.study.power import describe_power
 from utils.study.results import Study
 from utils.viz.style import short_name
-
-# Adjusted p-values up to here count as found.
-LEVEL = 0.05
 
 
 def result_table(study: Study) -> pd.DataFrame:
@@ -53,7 +52,8 @@ def summarise_study(study: Study) -> list[str]:
         f"Node by node, a test finds {span(table['n_family'])} nodes a persona without a false one in 95 % of the cases, and "
         f"{span(table['n_bh'])} with 5 % false ones.",
     ]
-    return [*sentences, *_describe_power(study), _judge_thirds(study)]
+    power = "" if study.power is None else describe_power(study.power, paired=bool(sizes["paired"].all()))
+    return [*sentences, *filter(None, [power]), _judge_thirds(study)]
 
 
 def _count(text: str, table: pd.DataFrame, column: str) -> str:
@@ -81,19 +81,6 @@ def _describe_onset(study: Study) -> list[str]:
             f"interval in the table)."
         )
     return sentences
-
-
-def _describe_power(study: Study) -> list[str]:
-    """How many personas fewer pairs would have shown."""
-    if study.power is None:
-        return []
-    own = study.power[study.power["test"] == "separation"]
-    shown = own[own["n"] < own["n"].max()]
-    if not len(shown):
-        return []
-    unit = "pairs" if pd.DataFrame(study.record["sizes"])["paired"].all() else "statements a side"
-    told = ", ".join(f"{row.found:.0f} with {row.n}" for row in shown.itertuples())
-    return [f"With fewer {unit}, the separation test would have found, of {own['n_personas'].max()}: {told}."]
 
 
 def _judge_thirds(study: Study) -> str:

@@ -9,6 +9,7 @@ import xarray as xr
 from scipy.stats import false_discovery_control
 
 from deepscan import ScanRuns
+from utils.intervals import LEVEL
 from utils.layers.localization import accuracy_stability, layer_accuracy, layer_onset
 from utils.layers.separation import best_layer
 from utils.layers.thirds import early_separation, layer_thirds, model_thirds
@@ -17,16 +18,19 @@ from utils.nodes.paper import paper_scans
 from utils.nodes.scans import summarise
 from utils.nodes.sets import node_sets, overlap
 from utils.nodes.significance import NODE_RULES, compare_sides, rule_sets
-from utils.options import Position
+from utils.options import Position, PowerTest
 from utils.records import StageLog, key_of
 from utils.statements.contrasts import Contrast
 from utils.study.power import measure_power
 from utils.study.settings import StudyConfig
 
+# Those whose power a study measures: the scan, with flips of its own in every draw, takes minutes.
+_TESTS: tuple[PowerTest, ...] = ("separation", "calibrated", "node")
+
 
 def choose_layer(log: StageLog, key: str, acts: xr.DataArray, select: list[Contrast], config: StudyConfig) -> int:
     """The layer with the best mean rank of pair accuracy over personas on the select part, and how firmly."""
-    options = {"n_permutations": config.flips, "rng": config.seed, "progress": False}
+    options = {"n_permutations": config.flips, "rng": config.seed, "n_jobs": config.n_jobs, "progress": False}
     table = log.table("layers_select", key, lambda: layer_accuracy(acts, select, **options))
     log.table("layer_stability", key, lambda: accuracy_stability(acts, select, rng=config.seed))
     return best_layer(table)
@@ -69,7 +73,8 @@ def judge_thirds(
         return None
 
     def by_persona() -> pd.DataFrame:
-        early = early_separation(acts, contrasts, n_permutations=config.flips, rng=config.seed)
+        options = {"n_permutations": config.flips, "rng": config.seed, "n_jobs": config.n_jobs}
+        early = early_separation(acts, contrasts, **options)
         frames = {
             metric: layer_thirds(acts, contrasts, metric=metric).merge(early, on="persona")
             for metric in ("accuracy", "silhouette")
@@ -79,7 +84,7 @@ def judge_thirds(
     table = log.table("thirds", key_of(key, config.flips), by_persona)
     model = log.table("model_thirds", key, lambda: model_thirds(acts, contrasts)).to_dict("records")[0]
     early = table[table["metric"] == "accuracy"]
-    return model | {"n_early": int((early["early_p_adjusted"] <= 0.05).sum())}
+    return model | {"n_early": int((early["early_p_adjusted"] <= LEVEL).sum())}
 
 
 def detect_personas(
@@ -152,10 +157,9 @@ def add_on_request(
     options = {"rng": config.seed, "progress": progress}
     enough = min(min(len(contrast.h0), len(contrast.h1)) for contrast in contrasts) >= 10
     if config.power_draws and enough:
-        draws = {"n_draws": config.power_draws, "n_jobs": config.n_jobs}
-        log.table(
-            "power", key_of(key, config.power_draws), lambda: measure_power(values, contrasts, **draws, **options)
-        )
+        draws = {"n_draws": config.power_draws, "tests": _TESTS, "n_jobs": config.n_jobs}
+        own = key_of(key, config.power_draws, _TESTS)
+        log.table("power", own, lambda: measure_power(values, contrasts, **draws, **options))
     else:
         log.leave_out("power")
     if config.protocol == "paper":

@@ -28,17 +28,20 @@ def plot_controls(effects: pd.DataFrame, values: pd.DataFrame, *, ax: Axes | Non
     Parameters
     ----------
     effects
-        Rows of :func:`utils.causal.summarise_effects` of one check, layer, strength and size.
+        Rows of :func:`utils.causal.summarise_effects` of one check, layer and strength; the first tells the size in the title
+        and of the dots. Grey bars: 5 to 95 % of random sets of a row's size.
     values
         What they were summarised from, for the random sets; other rows are left out.
     """
     first = effects.iloc[0]
     ax = ax if ax is not None else new_axes(7, 1.2 + 0.32 * (len(effects) + 2))
     ax.axvline(0, color=_BLACK, lw=0.8)
-    if first["n_random"]:
-        ax.axvspan(first["random_low"], first["random_high"], color=NULL, alpha=0.2, lw=0)
     names = []
     for _, row in effects.iterrows():
+        if row["n_random"] and row["selector"] != ASKED:
+            # Of each row its own: random sets of as many nodes.
+            width = row["random_high"] - row["random_low"]
+            ax.barh(-len(names), width, left=row["random_low"], height=0.9, color=NULL, alpha=0.25, lw=0)
         colour = _LINES.get(row["selector"], _BLACK)
         ax.errorbar(
             row["effect"],
@@ -51,7 +54,8 @@ def plot_controls(effects: pd.DataFrame, values: pd.DataFrame, *, ax: Axes | Non
             capsize=2,
         )
         p = "" if pd.isna(row["p_value"]) else f"  (p {row['p_value']:.2g})"
-        names.append(f"{_shorten(row['selector'])}{p}")
+        size = "" if row["size"] == first["size"] else f", {row['n_nodes']} nodes"
+        names.append(f"{_shorten(row['selector'])}{size}{p}")
     drawn = _drawn_effects(first, values)
     jitter = np.random.default_rng(0).uniform(-0.28, 0.28, size=max(map(len, drawn.values()), default=0))
     for name, points in drawn.items():

@@ -165,6 +165,18 @@ def test_a_small_study_prints_its_table_and_where_the_report_is(command, arrays,
     assert "layer 1 was scanned" in out
     assert str(tmp_path / "out" / "report.html") in out
 
+    status, out, _ = command("power", tmp_path / "out", "--sizes", "5,8", "--plant", "2,3", "--draws", 2)
+    assert status == 0
+    assert "the node test would have found, of 2" in out
+    assert "layer 1: 2 nodes shifted by 3 SD, adjusted" in out
+    assert {file.name for file in (tmp_path / "out" / "power").iterdir()} == {"power.parquet", "power.png", "power.svg"}
+    for words, message in (
+        (("--layer", 99), "the study has no layer 99; it has"),
+        (("--plant", "2"), "--plant '2' is not NODES,SD such as 30,0.25."),
+        (("--tests", "t,"), r"unknown tests \['t'\]; expected one or more of separation"),
+    ):
+        check_refusal(command("power", tmp_path / "out", *words), message)
+
 
 def test_options_reach_the_study(command, arrays, tmp_path, monkeypatch):
     seen = []
@@ -228,7 +240,7 @@ def test_help_has_examples(command):
         assert option in out
     for option in ("--batch-size --seed --runs --score --tail --contrast --scan --scan-layers --permutations").split():
         assert option in out
-    assert {"study", "info", "compare", "patch", "mask"} <= set(command("--help")[1].replace("│", " ").split())
+    assert {"study", "power", "info", "compare", "patch", "mask"} <= set(command("--help")[1].replace("│", " ").split())
 
 
 def test_info_prints_the_anatomy(command):

@@ -1,10 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 from planted import draw_pairs
 
 from utils.nodes.paper import paper_scans
 from utils.statements.contrasts import Contrast, subsample
-from utils.study.power import measure_power
+from utils.study.power import describe_power, measure_power
 
 QUICK = {"n_draws": 4, "n_permutations": 39, "progress": False}
 
@@ -38,8 +39,25 @@ def test_a_planted_effect_replaces_what_is_there():
     assert (much["found"] == 1).all()
 
 
+def test_every_test_counts_and_threads_change_nothing():
+    values, contrasts = personas(4.0, 0.0)
+    options = QUICK | {"sizes": [20, 40], "n_draws": 2, "tests": ("separation", "calibrated", "node", "scan")}
+    table = measure_power(values, contrasts, **options)
+    assert table["test"].tolist() == 2 * list(options["tests"])
+    assert (table["found"] >= 1).all()
+    pd.testing.assert_frame_equal(table, measure_power(values, contrasts, n_jobs=2, **options))
+    assert (
+        describe_power(table, paired=True) == "With fewer pairs, the separation test would have found, of 2: 1 with 20."
+    )
+    assert describe_power(table[table["n"] == 40], paired=True) == ""
+
+
 def test_sizes_that_cannot_be_drawn():
     values, contrasts = personas(1.0)
+    with pytest.raises(ValueError, match=r"unknown tests \['t'\]; expected one or more of separation, calibrated"):
+        measure_power(values, contrasts, tests=["t"], **QUICK)
+    with pytest.raises(ValueError, match="19 permutations none of 1 personas could be found alone"):
+        measure_power(values, contrasts, level=0.04, **QUICK | {"n_permutations": 19})
     with pytest.raises(ValueError, match=r"sizes \[4, 41\] cannot be drawn; expected 5 to 40"):
         measure_power(values, contrasts, sizes=[4, 41], **QUICK)
     with pytest.raises(ValueError, match="13 nodes cannot be shifted"):
