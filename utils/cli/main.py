@@ -11,6 +11,8 @@ import typer
 
 from utils.cli.causal import EXAMPLES as CAUSAL_EXAMPLES
 from utils.cli.causal import causal
+from utils.cli.check import EXAMPLES as CHECK_EXAMPLES
+from utils.cli.check import check
 from utils.cli.mask import mask_app
 from utils.cli.options import (
     Device,
@@ -237,6 +239,7 @@ def info(
         typer.echo(f"{name:>15}  {value}")
 
 
+app.command(epilog=CHECK_EXAMPLES)(check)
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
 app.command(epilog=VECTORS_EXAMPLES)(vectors)
