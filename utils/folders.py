@@ -82,7 +82,7 @@ def hold_folder(folder: Path, *, record: str) -> Iterator[Path]:
     check_folder(folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         with hold(folder / ".run"):
             yield folder
     finally:
@@ -101,7 +101,7 @@ def hold_store(path: Path) -> Iterator[None]:
         Its folder cannot be written to, or another process holds it.
     """
     check_folder(path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(path.parent)
     with hold(path.with_name(f".{path.name}"), name=path):
         yield
 
@@ -114,10 +114,20 @@ def check_folder(folder: Path) -> None:
     OSError
         They cannot.
     """
-    there = _nearest(folder)
+    with _refusing(folder), tempfile.TemporaryFile(dir=_nearest(folder)):
+        return
+
+
+def _make(folder: Path) -> None:
+    with _refusing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """What the system says against writing to a folder, in one sentence."""
     try:
-        with tempfile.TemporaryFile(dir=there):
-            return
+        yield
     except OSError as error:
         raise OSError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out.") from None
 
