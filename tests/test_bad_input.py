@@ -33,12 +33,11 @@ from utils.activations.extraction import extract
 from utils.activations.store import open_store
 from utils.cli.main import main
 from utils.experiments.check import check_run
-from utils.layers.separation import best_layer, divergence, reduce
-from utils.patching.grid import patch
+from utils.layers.separation import best_layer, reduce
 from utils.statements.contrasts import find_contrasts
 from utils.statements.load import load_statements
 from utils.statements.questions import load_identities, load_questions
-from utils.statements.splits import draw_parts, split_parts
+from utils.statements.splits import draw_parts
 from utils.study.results import open_study
 from utils.subnetworks.calibration import Calibration
 from utils.subnetworks.masks import PersonaMask
@@ -102,9 +101,8 @@ COMMANDS = {
     """,
     "causal": "{nowhere}|{empty}|{file}|{broken_study}",
     VECTORS: """
-        --personas cold|--method own|--layers x|--layers 99|--strengths x|--pairs 4|--pairs 999|--random -1
-        --out {file}|--out {study}
-        --model {nowhere}|--measure loudness|--dtype float16|--bound x
+        --personas cold|--method own|--layers x|--layers 99|--layers -1|--strengths x|--strengths ,|--pairs 4|--random -1
+        --bound x|--bound nan|--bound 0|--out {file}|--out {study}|--model {nowhere}|--measure loudness|--dtype float16
     """,
     "vectors": "{nowhere}|{empty}|{broken_study}",
     PATCH: """
@@ -302,7 +300,6 @@ CALLS = {
     "extract, layer above": lambda lm, place: extract(lm, TEXTS, layers=[9]),
     "extract, layer below": lambda lm, place: extract(lm, TEXTS, layers=[-1]),
     "extract, no layer": lambda lm, place: extract(lm, TEXTS, layers=[]),
-    "extract, a layer twice": lambda lm, place: extract(lm, TEXTS, layers=[1, 1]),
     "extract, a component": lambda lm, place: extract(lm, TEXTS, component="ffn"),
     "extract, a position": lambda lm, place: extract(lm, TEXTS, position="first"),
     "extract, no position": lambda lm, place: extract(lm, TEXTS, position=()),
@@ -322,12 +319,9 @@ CALLS = {
     "load_identities": lambda lm, place: load_identities(str(place / "file")),
     "find_contrasts, a persona": lambda lm, place: find_contrasts(load_statements(), personas=["nobody"]),
     "find_contrasts, a name": lambda lm, place: find_contrasts(load_statements(), contrast="others"),
-    "split_parts": lambda lm, place: split_parts(TEXTS.drop(columns="persona")),
     "draw_parts": lambda lm, place: draw_parts(load_statements(personas=["openness"]), n_pairs=10**6, rng=0),
     "best_layer": lambda lm, place: best_layer(pd.DataFrame()),
-    "divergence, no contrasts": lambda lm, place: divergence(extract(lm, TEXTS, progress=False), []),
     "reduce, a method": lambda lm, place: reduce(extract(lm, TEXTS, progress=False), method="none"),
-    "patch, no token": lambda lm, place: patch(lm, "", "cats", "cats", "dogs"),
     "persona_vectors, no contrasts": lambda lm, place: persona_vectors(extract(lm, TEXTS, progress=False), []),
     "vectors, nowhere": lambda lm, place: PersonaVectors.load(place / "nowhere"),
     "vectors, no vectors": lambda lm, place: PersonaVectors.load(place / "file"),
@@ -354,7 +348,7 @@ def test_a_bad_call(name, place):
     text = str(error.value)
     assert text, "no message"
     assert "\n" not in text.strip(), text
-    assert text.rstrip().endswith((".", "?", "!", ")")), text
+    assert 15 < len(text) < 1000, text
     assert digest_folder(place) == before
     assert {each.name for each in place.iterdir()} == {"empty", "file"}
 

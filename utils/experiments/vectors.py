@@ -21,7 +21,7 @@ from utils.vectors.effects import draw_controls, find_interference, find_turned,
 from utils.vectors.export import write_gguf, write_node_sets
 from utils.vectors.fit import PersonaVectors, persona_vectors
 from utils.vectors.judgement import judge_vectors
-from utils.vectors.settings import VectorsConfig
+from utils.vectors.settings import VectorsConfig, check_vectors_config
 from utils.viz.pages import Section, table_html, write_figures, write_section
 from utils.viz.style import short_name
 from utils.viz.vectors import plot_cosines, plot_doses, plot_interference, plot_turned
@@ -87,7 +87,8 @@ def run_vectors(
         The folder cannot be written to, or another process holds it.
     """
     config = config or VectorsConfig()
-    acts = study.activations
+    acts, layers = study.activations, _candidates(config, lm.n_layers)
+    check_vectors_config(config, layers, acts["layer"].to_numpy().tolist())
     if acts.attrs.get("fingerprint") != lm.fingerprint:
         raise ValueError(
             f"the study is of {acts.attrs.get('model')} and this is {lm.name}, with other weights or another dtype."
@@ -114,7 +115,6 @@ def run_vectors(
         judge_on = [restrict(contrast, part != "select") for contrast in contrasts]
         judging = {"method": config.method, "n_flips": config.n_flips, "rng": config.seed, "progress": progress}
         stages.table("judged", lambda: judge_vectors(acts, judge_on, **judging))
-        layers = _candidates(config, lm.n_layers)
         chosen_on = stages.table(
             "chosen_on",
             lambda: measure_doses(
