@@ -11,13 +11,22 @@ from pathlib import Path
 
 import filelock
 
+# The record of a finished run by its name, and what it is of.
+RUNS = {
+    "study.json": "study",
+    "causal.json": "causal check",
+    "patching.json": "patching run",
+    "subnetworks.json": "run of masks",
+    "vectors.json": "run of vectors",
+}
+
 
 @contextlib.contextmanager
-def hold(place: Path) -> Iterator[None]:
+def hold(place: Path, *, name: Path | None = None) -> Iterator[None]:
     """Hold ``<place>.lock``, so that no other process, nor another call of this one, writes to the same place.
 
     The lock is the operating system's: it ends with the process, however that ends. Who holds it stands beside it, in
-    ``<place>.holder``.
+    ``<place>.holder``. ``name``: what is held, for the error; the folder of ``place`` by default.
 
     Raises
     ------
@@ -30,8 +39,10 @@ def hold(place: Path) -> Iterator[None]:
         held.acquire()
     except filelock.Timeout:
         raise OSError(
-            f"{place.parent} is in use by {_read_holder(holder)}; wait until that has ended, or give another folder."
+            f"{name or place.parent} is in use by {_read_holder(holder)}; wait until that has ended, or give another folder."
         ) from None
+    except OSError as error:
+        raise OSError(f"cannot write to {place.parent}: {error.strerror}; choose another folder.") from None
     try:
         holder.write_text(
             f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}", encoding="utf-8"
@@ -52,18 +63,26 @@ def _read_holder(file: Path) -> str:
 
 
 @contextlib.contextmanager
-def hold_folder(folder: Path, *, n_bytes: float = 0) -> Iterator[Path]:
-    """Make a folder, see that it can be written to and has room, and hold it; what is refused leaves no empty folder.
+def hold_folder(folder: Path, *, record: str) -> Iterator[Path]:
+    """Make the folder of a run, see that it can be written to, and hold it; what is refused leaves no empty folder.
+
+    ``record``: of ``RUNS``, which of them the run writes.
 
     Raises
     ------
+    ValueError
+        The folder holds a run of another kind, whose files have the same names.
     OSError
-        It cannot be made or written to, the disk has less than ``n_bytes`` left, or another process holds it.
+        It cannot be made or written to, or another process holds it.
     """
+    if other := next((name for name in RUNS if name != record and (folder / name).is_file()), None):
+        raise ValueError(
+            f"{folder} holds a {RUNS[other]}, and this is a {RUNS[record]}; choose another folder with --out."
+        )
+    check_folder(folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        check_folder(folder)
-        check_room(folder, n_bytes)
+        _make(folder)
         with hold(folder / ".run"):
             yield folder
     finally:
@@ -72,24 +91,54 @@ def hold_folder(folder: Path, *, n_bytes: float = 0) -> Iterator[Path]:
                 each.rmdir()
 
 
+@contextlib.contextmanager
+def hold_store(path: Path) -> Iterator[None]:
+    """Hold a store of activations, whose folder is made where it is missing.
+
+    Raises
+    ------
+    OSError
+        Its folder cannot be written to, or another process holds it.
+    """
+    check_folder(path.parent)
+    _make(path.parent)
+    with hold(path.with_name(f".{path.name}"), name=path):
+        yield
+
+
 def check_folder(folder: Path) -> None:
-    """Make a folder and see that files can be written there.
+    """See that files can be written to a folder, or that it can be made; leaves nothing there.
 
     Raises
     ------
     OSError
         They cannot.
     """
-    try:
+    with _refusing(folder), tempfile.TemporaryFile(dir=_nearest(folder)):
+        return
+
+
+def _make(folder: Path) -> None:
+    with _refusing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
+
+
+@contextlib.contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """What the system says against writing to a folder, in one sentence."""
+    try:
+        yield
     except OSError as error:
         raise OSError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out.") from None
 
 
+def _nearest(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    return next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+
+
 def check_target(file: Path) -> None:
-    """See that a file can be written, before the work that it is to hold; makes its folder.
+    """See that a file can be written, before the work that it is to hold.
 
     Raises
     ------
@@ -111,7 +160,7 @@ def check_room(folder: Path, n_bytes: float) -> None:
     OSError
         It has less.
     """
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(_nearest(folder)).free
     if free < n_bytes:
         raise OSError(
             f"{n_bytes / 1e9:.2f} GB are to be written to {folder}, and its disk has {free / 1e9:.2f} GB left; free some "

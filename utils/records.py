@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 RECORD = "study.json"
 NEXT = ".next"
+# The names of files that :func:`write_beside` writes.
+REMAINS = ".*.*-????????.part"
 # What only the record of a finished study holds.
 FINISHED = "best_layer"
 
@@ -54,9 +56,8 @@ class StageLog:
             "stages": {**self._kept, **_stages(read_json(self._place / RECORD))},
             "left_out": [],
         }
-        for pattern in (".*.parquet.*.part", "*/.*.parquet.*.part", f".{RECORD}.*.part"):
-            for remains in folder.glob(pattern):  # of a run that was killed
-                remains.unlink(missing_ok=True)
+        for remains in find_remains(folder):
+            remains.unlink(missing_ok=True)
 
     def stage(self, name: str, key: str, run: Callable[[], object], *, exists: bool) -> None:
         """Run a stage unless its results exist and were made from the same inputs."""
@@ -105,6 +106,7 @@ class StageLog:
 
     def finish(self) -> None:
         """Write the record with all that was added, and put what was made in its place."""
+        self._record["tables"] = sorted(self._used)
         self._record["seconds"] = {name: entry["seconds"] for name, entry in self._record["stages"].items()}
         if self._place != self.folder:
             for file in self._place.rglob("*.parquet"):
@@ -129,6 +131,12 @@ class StageLog:
     def _write(self) -> None:
         self._place.mkdir(parents=True, exist_ok=True)
         replace_text(self._place / RECORD, json.dumps(_plain(self._record), indent=1, allow_nan=False))
+
+
+def find_remains(folder: Path) -> list[Path]:
+    """Files that a killed run was writing when it ended; not those of other runs that lie in a study's folder."""
+    own = (folder, *(folder / name for name in ("figures", "scans", "tests", NEXT)))
+    return sorted({file for each in own for file in (each.glob(REMAINS) if each == folder else each.rglob(REMAINS))})
 
 
 def is_moving(folder: Path) -> bool:

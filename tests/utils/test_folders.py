@@ -38,17 +38,29 @@ def test_the_second_is_told_who_holds_it_and_a_killed_holder_lets_go(tmp_path):
 
 
 def test_a_folder_is_held_once(tmp_path):
-    with hold_folder(tmp_path / "new" / "deep") as folder:
+    with hold_folder(tmp_path / "new" / "deep", record="study.json") as folder:
         (folder / "kept").touch()
-        with pytest.raises(OSError, match=f"in use by process {os.getpid()} "), hold_folder(folder):
+        with (
+            pytest.raises(OSError, match=f"in use by process {os.getpid()} "),
+            hold_folder(folder, record="study.json"),
+        ):
             pass
     assert [file.name for file in folder.iterdir()] == ["kept"]
 
 
 def test_what_is_refused_leaves_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="no"), hold_folder(tmp_path / "new" / "deep"):
+    with pytest.raises(ValueError, match="no"), hold_folder(tmp_path / "new" / "deep", record="study.json"):
         raise ValueError("no")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_another_kind_of_run_is_refused(tmp_path):
+    (tmp_path / "study.json").touch()
+    with (
+        pytest.raises(ValueError, match=r"holds a study, and this is a causal check; choose another folder"),
+        hold_folder(tmp_path, record="causal.json"),
+    ):
+        pass
 
 
 def test_a_full_disk_is_told_first(tmp_path):
@@ -65,3 +77,4 @@ def test_a_target_that_cannot_be_written(tmp_path):
         check_target(tmp_path)
     with pytest.raises(OSError, match="cannot write to"):
         check_target(tmp_path / "file" / "below")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from utils.activations.layout import create_store
+from utils.activations.layout import create_store, restore_metadata
 from utils.activations.store import open_existing, open_store
+from utils.folders import check_room, hold_store
 from utils.records import key_of
 from utils.statements.load import check_names, topic_of
 
@@ -30,7 +31,8 @@ def store_arrays(
     Returns
     -------
     frame
-        One row a statement, as :func:`utils.statements.load_statements` returns it, without texts and pairs.
+        One row a statement, as :func:`utils.statements.load_statements` returns it, without texts and pairs; ``attrs`` hold
+        the ``layers``.
     write
         ``write(path, progress)`` puts the arrays into a store at ``path`` and opens it.
 
@@ -68,6 +70,7 @@ def store_arrays(
         for i in range(array.shape[1])
     ]
     frame = pd.DataFrame(rows).astype({"pair": "string"})
+    frame.attrs["layers"] = numbers
     values = np.concatenate(list(arrays.values()), axis=1)
     _check_finite(values, frame, numbers)
     return frame, partial(_write, values, frame, numbers, folder.name)
@@ -101,15 +104,18 @@ def _write(
 ) -> xr.DataArray:
     content = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
     config = {"model": f"arrays in {name}", "fingerprint": key_of(frame, layers, content, values.shape)}
-    older = open_existing(path)
-    if older is not None and older.finished and older.config == config and not older.damaged():
-        return open_store(path)
-    if older is not None and "template" in older.config:
-        raise ValueError(f"{path} holds activations of a model; choose another folder for the study.")
-    rows = frame.assign(order=range(len(frame)), key=frame["id"])
-    store = create_store(
-        path, layers=layers, d_node=values.shape[2], rows=rows, batch_rows=64, dtype="float32", config=config
-    )
-    for batch in store.missing():
-        store.write(batch, values[:, batch])
+    with hold_store(path):
+        restore_metadata(path)
+        older = open_existing(path)
+        if older is not None and older.finished and older.config == config and not older.damaged():
+            return open_store(path)
+        if older is not None and "template" in older.config:
+            raise ValueError(f"{path} holds activations of a model; choose another folder for the study.")
+        check_room(path.parent, values.nbytes)
+        rows = frame.assign(order=range(len(frame)), key=frame["id"])
+        store = create_store(
+            path, layers=layers, d_node=values.shape[2], rows=rows, batch_rows=64, dtype="float32", config=config
+        )
+        for batch in store.missing():
+            store.write(batch, values[:, batch])
     return open_store(path)

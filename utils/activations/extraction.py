@@ -15,8 +15,10 @@ import transformers
 import xarray as xr
 from tqdm.auto import tqdm
 
-from utils.activations.plan import Plan, follow, make_plan, prepare_store, prompt_key
-from utils.activations.store import label, open_existing, open_store
+from utils.activations.layout import restore_metadata
+from utils.activations.plan import Plan, count_missing, follow, make_plan, prepare_store, prompt_key
+from utils.activations.store import label, metadata_intact, open_existing, open_store
+from utils.folders import check_room, hold_store
 from utils.models.components import check_layers, component_width, hook_component
 from utils.models.forward import Prefix, pad_right, repeat_prefix, share_prefix
 from utils.models.language_model import LanguageModel
@@ -123,11 +125,21 @@ def extract(
 
         _run(lm, plan, chosen, component, position, plan.batches(), keep, progress)
         return label(_as_array(values, frame, chosen, config))
-    opened = prepare_store(Path(store), plan, chosen, width, dtype, config)
-    # A resumed run follows the plan in the store, so that its batches are those of an uninterrupted run.
-    planned = follow(plan, opened)
-    _run(lm, planned, chosen, component, position, opened.missing(), opened.write, progress)
+    store = Path(store)
+    with hold_store(store):
+        row = store_bytes(len(chosen), 1, width, n_positions=len(np.atleast_1d(position)), dtype=dtype)
+        restore_metadata(store)
+        check_room(store.parent, row * count_missing(store, plan))
+        opened = prepare_store(store, plan, chosen, width, dtype, config)
+        # A resumed run follows the plan in the store, so that its batches are those of an uninterrupted run.
+        planned = follow(plan, opened)
+        _run(lm, planned, chosen, component, position, opened.missing(), opened.write, progress)
     return open_store(store)
+
+
+def store_bytes(n_layers: int, n_statements: int, width: int, *, n_positions: int = 1, dtype: str = "float32") -> int:
+    """At most how many bytes the activations of a store take on disk; they hardly get smaller by compression."""
+    return n_positions * n_layers * n_statements * width * np.dtype(dtype).itemsize
 
 
 def plan_work(
@@ -135,6 +147,7 @@ def plan_work(
     statements: pd.DataFrame,
     *,
     layers: Sequence[int] | None = None,
+    position: Position | Sequence[Position] = "last",
     role: Role = "system",
     store: str | Path | None = None,
 ) -> Work:
@@ -143,10 +156,12 @@ def plan_work(
     prompts = encode_prompts(lm.tokenizer, frame["statement"].tolist(), find_template(lm.tokenizer, role))
     chosen = check_layers(lm, "resid", layers)
     _check_lengths(lm, frame, prompts)
-    older = open_existing(Path(store)) if store is not None else None
+    older = open_existing(Path(store)) if store is not None and metadata_intact(Path(store)) else None
     done = set(older.finished_keys()) if older is not None else set()
     missing = [prompt for prompt in prompts if prompt_key(prompt) not in done]
-    n_bytes = len(chosen) * len(frame) * lm.d_model * (2 if lm.dtype == torch.float16 else 4)
+    dtype = "float16" if lm.dtype == torch.float16 else "float32"
+    n_positions = len(np.atleast_1d(position))
+    n_bytes = store_bytes(len(chosen), len(frame), lm.d_model, n_positions=n_positions, dtype=dtype)
     if not missing:
         return Work(0, 0, 0.0, n_bytes)
     sample = sorted(missing, key=lambda prompt: len(prompt.ids))[:: max(1, len(missing) // 16)][:16]

@@ -1,5 +1,7 @@
 """Laying out a store on disk: its arrays, labels and metadata, before any value is there."""
 
+import json
+import logging
 import math
 import shutil
 import warnings
@@ -14,7 +16,37 @@ import xarray as xr
 import zarr
 
 from utils.activations.integrity import COLUMNS, digest_labels, label_arrays
-from utils.activations.store import NAME, UNREADABLE, VERSION, ActivationStore
+from utils.activations.store import DESCRIBED, NAME, UNREADABLE, VERSION, ActivationStore, metadata_intact
+from utils.records import read_json, replace_text
+
+logger = logging.getLogger(__name__)
+
+
+def restore_metadata(path: Path) -> None:
+    """Write what describes the arrays of a damaged store anew from its other copy; where both are damaged, remove the store."""
+    if metadata_intact(path):
+        return
+    described = read_json(path / DESCRIBED).get("metadata", {})
+    if described:
+        logger.warning("the metadata of %s are damaged and are written again", path)
+        for name, content in described.items():
+            if read_json(path / name) != content:
+                (path / name).parent.mkdir(exist_ok=True)
+                replace_text(path / name, json.dumps(content, indent=2))
+        return
+    try:
+        (path / DESCRIBED).unlink(missing_ok=True)
+        _describe(zarr.open_group(path, mode="r+"))
+        ActivationStore(path)
+    except UNREADABLE:
+        logger.warning("the metadata of %s are damaged beyond repair; it is computed again", path)
+        shutil.rmtree(path)
+
+
+def _describe(group: zarr.Group) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(group.store)
 
 
 def restore_labels(store: ActivationStore, rows: pd.DataFrame, layers: list[int]) -> ActivationStore | None:
@@ -101,9 +133,7 @@ def create_store(
         fill_value=None,
         attributes={"_ARRAY_DIMENSIONS": ["batch", "sum"]},
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(group.store)
+    _describe(group)
     if path.exists():
         shutil.rmtree(path)
     scratch.rename(path)

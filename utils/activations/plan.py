@@ -101,6 +101,14 @@ def prepare_store(
     return _replace(older.path, created)
 
 
+def count_missing(path: Path, plan: Plan) -> int:
+    """How many rows are still to be written to the store at ``path``; all, where it has to be laid out anew."""
+    older = open_existing(path)
+    if older is None or not older.labels_intact or not _same_labels(older, plan.rows.set_index("order").sort_index()):
+        return len(plan.rows)
+    return int((~older.done).sum()) * older.batch_rows
+
+
 def _replace(path: Path, created: ActivationStore) -> ActivationStore:
     path.rename(_retired(path))
     created.path.rename(path)

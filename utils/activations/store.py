@@ -20,10 +20,15 @@ import zarr
 
 from utils.activations.integrity import LABELS, checksum, digest_labels, label_arrays
 from utils.options import Position
+from utils.records import read_json
 
 VERSION = 1
 NAME = "activations"
 
+# What Zarr keeps of all metadata in one place.
+DESCRIBED = ".zmetadata"
+# How the names of files end that Zarr writes beside their place.
+_TORN = ".partial"
 
 # What damaged metadata and chunks raise when they are read.
 UNREADABLE = (RuntimeError, ValueError, OSError, KeyError, TypeError)
@@ -48,7 +53,9 @@ class ActivationStore:
     def finished(self) -> bool:
         """Whether every planned batch was written, and its labels are as they were, and all its chunks are there."""
         n_chunks = len(self.done) * math.prod(self.group[NAME].shape[:-2])  # type: ignore[union-attr]
-        there = sum(entry.name[0].isdigit() for entry in os.scandir(self.path / NAME))
+        there = sum(
+            entry.name[0].isdigit() and not entry.name.endswith(_TORN) for entry in os.scandir(self.path / NAME)
+        )
         return bool(self.done.all()) and self.labels_intact and there >= n_chunks
 
     @property
@@ -74,6 +81,8 @@ class ActivationStore:
         Everything is read. A batch that was written whole and not marked, because the program was killed in between, is
         marked now; one that is marked and is not as it was written is taken back.
         """
+        for torn in self.path.rglob(f"*{_TORN}"):  # what a killed run was writing
+            torn.unlink(missing_ok=True)
         found = []
         for batch, whole in enumerate(self._check()):
             first, last = self._rows(batch)
@@ -172,6 +181,8 @@ def open_existing(path: Path) -> ActivationStore | None:
     """
     if not path.exists():
         return None
+    if not metadata_intact(path):
+        raise ValueError(f"the metadata of {path} are damaged; run the extraction again to repair them.")
     try:
         version = zarr.open_group(path, mode="r").attrs.get("version")
     except (FileNotFoundError, ValueError, KeyError, json.JSONDecodeError):
@@ -184,6 +195,14 @@ def open_existing(path: Path) -> ActivationStore | None:
         return ActivationStore(path)
     except KeyError as error:
         raise ValueError(f"{path} is not an activation store: {error} is not there; choose another path.") from None
+
+
+def metadata_intact(path: Path) -> bool:
+    """Whether what describes the arrays of a store is there twice and alike; True where there is no store of ours."""
+    if not (path / NAME).is_dir() or not (path / "done").is_dir():
+        return True
+    described = read_json(path / DESCRIBED).get("metadata", {})
+    return bool(described) and all(read_json(path / name) == content for name, content in described.items())
 
 
 def open_store(path: str | Path) -> xr.DataArray:
@@ -209,7 +228,7 @@ def open_store(path: str | Path) -> xr.DataArray:
         raise ValueError(f"{path} is not finished ({store.done.mean():.0%}); run the extraction again to resume it.")
     if not store.finished:
         raise ValueError(f"{path} is damaged: labels or chunks are missing; run the extraction again to repair it.")
-    data = xr.open_zarr(path, chunks=None, consolidated=(Path(path) / ".zmetadata").exists())
+    data = xr.open_zarr(path, chunks=None, consolidated=True)
     array = data[NAME].drop_vars("key").isel(statement=np.argsort(data["order"].to_numpy(), kind="stable"))
     array.attrs = dict(store.config)
     return label(array)
@@ -229,7 +248,7 @@ def holds(path: Path, frame: pd.DataFrame, config: Mapping[str, Any] | None = No
 
     Everything in it is read. ``frame`` is as :func:`utils.statements.load_statements` returns it.
     """
-    store = open_existing(path)
+    store = open_existing(path) if metadata_intact(path) else None
     if store is None or not store.finished or (config is not None and store.config != config):
         return False
     order = np.argsort(np.asarray(store.labels["order"]), kind="stable")

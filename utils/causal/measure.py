@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,7 @@ from utils.intervals import interval, resample_ratio, resample_weights
 from utils.models.language_model import LanguageModel
 from utils.nodes.scans import LayerNodes
 from utils.options import Scope
-from utils.records import is_intact, key_of, write_frame
+from utils.records import key_of
 from utils.responses.measures import (
     Readout,
     agreement_readout,
@@ -114,8 +113,7 @@ def collect_values(
     cells: Sequence[Cell],
     run: Callable[[Sequence[Cell]], pd.DataFrame],
     *,
-    base: str,
-    folder: Path,
+    keep: Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame],
     progress: bool = True,
 ) -> pd.DataFrame:
     """Run cells layer by layer and check by check, each with the model as it is beside them.
@@ -124,10 +122,9 @@ def collect_values(
     ----------
     run
         Gives the values of cells of one layer and check, as :func:`run_cells` does.
-    base
-        Changes with everything that values depend on besides the cells.
-    folder
-        For one file a part; those that are there are read and not run.
+    keep
+        ``keep(name, compute)`` gives the table of a part, which it may have from an earlier run; the name changes with the
+        cells of the part.
 
     Returns
     -------
@@ -142,10 +139,7 @@ def collect_values(
             own = [Cell(layer, check, 0.0, CLEAN, -1, 0, frozenset()), *group]
             for first in range(0, len(own), _TOGETHER):
                 part = own[first : first + _TOGETHER]
-                path = folder / f"{key_of(base, [_describe(cell) for cell in part])}.parquet"
-                if not is_intact(path, {}):
-                    write_frame(path, run(part))
-                frames.append(pd.read_parquet(path))
+                frames.append(keep(f"parts/{key_of([_describe(cell) for cell in part])}", partial(run, part)))
                 bar.update(sum(cell.selector != CLEAN for cell in part))
     return pd.concat(frames, ignore_index=True)
 

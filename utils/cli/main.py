@@ -1,5 +1,6 @@
 """The command ``personascope``."""
 
+import errno
 import importlib.metadata
 import logging
 import sys
@@ -11,6 +12,8 @@ import typer
 
 from utils.cli.causal import EXAMPLES as CAUSAL_EXAMPLES
 from utils.cli.causal import causal
+from utils.cli.check import EXAMPLES as CHECK_EXAMPLES
+from utils.cli.check import check
 from utils.cli.mask import mask_app
 from utils.cli.options import (
     Device,
@@ -240,6 +243,7 @@ def info(
 
 
 app.command(epilog=POWER_EXAMPLES)(power)
+app.command(epilog=CHECK_EXAMPLES)(check)
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
 app.command(epilog=VECTORS_EXAMPLES)(vectors)
@@ -265,8 +269,19 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        typer.echo(f"personascope: {error}", err=True)
+        typer.echo(f"personascope: {_explain(error)}", err=True)
         sys.exit(2)
+
+
+def _explain(error: Exception) -> str:
+    """An error in one sentence; those of the system name a number and a file, and not what to do."""
+    text = " ".join(str(error).split()) or f"{type(error).__name__} without a message."
+    if isinstance(error, OSError) and error.errno is not None and str(error).startswith("[Errno"):
+        place = error.filename or "the disk"
+        what = f"cannot read or write {place}: {(error.strerror or text).partition('. Detail')[0]}"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return f"{what}; {'free some space' if full else 'see to that'} and run again to go on from there."
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _default_folder(config) -> Path:

@@ -4,6 +4,8 @@ from .causal import run_causal as run_causal
 from .causal_report import describe_found as describe_found
 from .causal_report import draw_causal as draw_causal
 from .causal_report import main_effects as main_effects
+from .check import Checkup as Checkup
+from .check import check_run as check_run
 from .patching import PatchingResult as PatchingResult
 from .patching import draw_patching as draw_patching
 from .patching import flip_summary as flip_summary

@@ -4,7 +4,6 @@ What cannot be asked of the study or the model is refused before anything is run
 """
 
 import importlib.metadata
-import json
 import logging
 import os
 import time
@@ -39,13 +38,14 @@ from utils.causal.plan import (
 )
 from utils.causal.scoring import CachedPrompts, cache_prompts
 from utils.causal.settings import CausalConfig, Check
-from utils.folders import check_folder
+from utils.experiments.stages import Stages, read_run, read_tables
+from utils.folders import hold_folder
 from utils.intervals import FEWEST
 from utils.models.language_model import LanguageModel
 from utils.nodes.controls import scanned_nodes
 from utils.nodes.scans import LayerNodes, scan_layer
 from utils.nodes.sets import NodeSet
-from utils.records import first_line, key_of, parse_json, replace_text, write_frame
+from utils.records import key_of, write_frame
 from utils.responses.wording import persona_prompt
 from utils.statements.contrasts import find_contrasts, restrict
 from utils.statements.splits import HeldOut, hold_out, split_parts
@@ -108,6 +108,8 @@ def run_causal(
     ------
     ValueError
         A study of another model or without texts, an unknown persona or layer, an empty node set, too few pairs.
+    OSError
+        The folder cannot be written to, or another process holds it.
     """
     config = complete_config(config or CausalConfig(), lm, study)
     persona, started = str(config.persona), time.perf_counter()
@@ -117,72 +119,77 @@ def run_causal(
     contrast = find_contrasts(acts, contrast=options.contrast, personas=[persona])[0]
     held = hold_out(contrast, split_parts(acts, rng=options.seed), config.n_pairs, rng=config.seed)
     check_rest(held, options)
-    check_folder(folder)
-    scanning = {
-        **scan_options(options),
-        "n_permutations": config.permutations,
-        "n_jobs": options.jobs or os.cpu_count() or 1,
-    }
+    with hold_folder(folder, record="causal.json"):
+        scanning = {
+            **scan_options(options),
+            "n_permutations": config.permutations,
+            "n_jobs": options.jobs or os.cpu_count() or 1,
+        }
 
-    @cache
-    def nodes_at(layer: int) -> LayerNodes:
-        return scan_layer(layer, acts.sel(layer=layer).to_numpy(), held.rest, scanning)
+        @cache
+        def nodes_at(layer: int) -> LayerNodes:
+            return scan_layer(layer, acts.sel(layer=layer).to_numpy(), held.rest, scanning)
 
-    layer = study.best_layer if config.layer is None else config.layer
-    sets = nodes_at(layer).choose(config.size, threshold=options.threshold)
-    size = len(sets["scan"])
-    sets |= _other_persona(study, held, layer, size, scanning)
-    cells = [*plan_main(config, nodes_at(layer), sets), *plan_strengths(config, nodes_at(layer), sets)]
-    cells += [*plan_tested(config, nodes_at(layer), size), *plan_sizes(config, nodes_at(layer), size)]
-    for other in config.layers:
-        if other != layer:
-            cells += plan_layer(config, nodes_at(other), size)
-    cells = list(dict.fromkeys(cells))
-    names = acts["statement"].to_numpy()
-    # As they were when the activations were computed.
-    prompts = PersonaPrompts.of(held, acts["text"].to_numpy().tolist())
+        layer = study.best_layer if config.layer is None else config.layer
+        sets = nodes_at(layer).choose(config.size, threshold=options.threshold)
+        size = len(sets["scan"])
+        sets |= _other_persona(study, held, layer, size, scanning)
+        cells = [*plan_main(config, nodes_at(layer), sets), *plan_strengths(config, nodes_at(layer), sets)]
+        cells += [*plan_tested(config, nodes_at(layer), size), *plan_sizes(config, nodes_at(layer), size)]
+        for other in config.layers:
+            if other != layer:
+                cells += plan_layer(config, nodes_at(other), size)
+        cells = list(dict.fromkeys(cells))
+        names = acts["statement"].to_numpy()
+        # As they were when the activations were computed.
+        prompts = PersonaPrompts.of(held, acts["text"].to_numpy().tolist())
 
-    @cache
-    def replacements_at(layer: int, check: Check) -> Replacements:
-        return find_replacements(lm, prompts, check, layer, scope=config.scope, rng=config.seed)
+        @cache
+        def replacements_at(layer: int, check: Check) -> Replacements:
+            return find_replacements(lm, prompts, check, layer, scope=config.scope, rng=config.seed)
 
-    @lru_cache(1)
-    def cached_at(layer: int, check: Check) -> CachedPrompts:
-        readout, shared = prompts.readout(lm.tokenizer, check), check.mode in ("steer", "ablate")
-        return cache_prompts(lm, readout, layer, scope=config.scope, shared=shared or config.scope != "all")
+        @lru_cache(1)
+        def cached_at(layer: int, check: Check) -> CachedPrompts:
+            readout, shared = prompts.readout(lm.tokenizer, check), check.mode in ("steer", "ablate")
+            return cache_prompts(lm, readout, layer, scope=config.scope, shared=shared or config.scope != "all")
 
-    run = partial(run_cells, lm, prompts, nodes_at, replacements_at, cached_at)
-    study_key = key_of_study(study)
-    base = key_of(study_key, asdict(prompts), config.scope, config.permutations, config.seed)
-    values = [collect_values(cells, run, base=base, folder=folder / "parts", progress=progress)]
-    values += [ask_in_words(lm, prompts, check, layer, size, main_strength(config, check)) for check in config.checks]
-    values = pd.concat(values, ignore_index=True)
-    effects = summarise_effects(values, rng=config.seed)
-    costs = None
-    if config.n_cost:
-        own = [cell for cell in cells if _counts_cost(cell, config, layer, size)]
-        costs = measure_costs(lm, own, nodes_at(layer), partial(replacements_at, layer), config, progress=progress)
-    record = {
-        "config": asdict(replace(config, layers=list(config.layers))),
-        "study": study_key,
-        "layer": layer,
-        "size": size,
-        "model": lm.name,
-        "fingerprint": lm.fingerprint,
-        "persona_prompt": persona_prompt(persona),
-        "n_rest": [len(held.rest.h0), len(held.rest.h1)],
-        "scan_p_value": nodes_at(layer).runs.p_value,
-        "pairs": [[str(names[a]), str(names[b])] for a, b in zip(held.h1, held.h0, strict=True)],
-        "versions": {name: importlib.metadata.version(name) for name in ("personascope", "torch", "transformers")},
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    result = CausalResult(folder, record, values, effects, costs, _list_nodes(cells))
-    for name in ("values", "effects", "nodes", *(["costs"] if costs is not None else [])):
-        write_frame(folder / f"{name}.parquet", getattr(result, name))
-    if costs is None:
-        (folder / "costs.parquet").unlink(missing_ok=True)
-    replace_text(folder / "causal.json", json.dumps(record, indent=1, default=str))
-    return result
+        run = partial(run_cells, lm, prompts, nodes_at, replacements_at, cached_at)
+        study_key = key_of_study(study)
+        base = key_of(study_key, asdict(prompts), config.scope, config.permutations, config.seed)
+        stages = Stages(folder, base)
+        values = [collect_values(cells, run, keep=stages.table, progress=progress)]
+        values += [
+            ask_in_words(lm, prompts, check, layer, size, main_strength(config, check)) for check in config.checks
+        ]
+        values = pd.concat(values, ignore_index=True)
+        effects = summarise_effects(values, rng=config.seed)
+        costs = None
+        if config.n_cost:
+            own = [cell for cell in cells if _counts_cost(cell, config, layer, size)]
+            costs = measure_costs(lm, own, nodes_at(layer), partial(replacements_at, layer), config, progress=progress)
+        record = {
+            "config": asdict(replace(config, layers=list(config.layers))),
+            "study": study_key,
+            "layer": layer,
+            "size": size,
+            "model": lm.name,
+            "fingerprint": lm.fingerprint,
+            "persona_prompt": persona_prompt(persona),
+            "n_rest": [len(held.rest.h0), len(held.rest.h1)],
+            "scan_p_value": nodes_at(layer).runs.p_value,
+            "pairs": [[str(names[a]), str(names[b])] for a, b in zip(held.h1, held.h0, strict=True)],
+            "versions": {name: importlib.metadata.version(name) for name in ("personascope", "torch", "transformers")},
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        tables = {"values": values, "effects": effects, "nodes": _list_nodes(cells)}
+        if costs is not None:
+            tables["costs"] = costs
+        for name, table in tables.items():
+            write_frame(folder / f"{name}.parquet", table)
+        if costs is None:
+            (folder / "costs.parquet").unlink(missing_ok=True)
+        record = stages.finish("causal.json", record, also=[f"{name}.parquet" for name in tables])
+        return CausalResult(folder, record, **{"costs": None, **tables})
 
 
 def open_causal(folder: str | Path) -> CausalResult:
@@ -190,22 +197,19 @@ def open_causal(folder: str | Path) -> CausalResult:
 
     Raises
     ------
-    ValueError
+    FileNotFoundError
         The folder does not hold a finished causal check.
+    ValueError
+        A file of it is damaged.
     """
-    folder = Path(folder)
-    path = folder / "causal.json"
-    if not path.exists():
-        raise ValueError(f"{folder} does not hold a finished causal check; run personascope causal first.")
-    costs = folder / "costs.parquet"
-    try:
-        record = parse_json(path.read_text(encoding="utf-8"))
-        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("values", "effects", "nodes")}
-        return CausalResult(folder, record, costs=pd.read_parquet(costs) if costs.exists() else None, **tables)
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"the causal check in {folder} is damaged ({first_line(error)}); run personascope causal again, or remove the folder."
-        ) from None
+    folder, command = Path(folder), "personascope causal"
+    record = read_run(folder, "causal.json", kind="causal check", command=command)
+    there = [
+        name
+        for name in ("values", "effects", "nodes", "costs")
+        if name != "costs" or (folder / "costs.parquet").exists()
+    ]
+    return CausalResult(folder, record, **{"costs": None, **read_tables(folder, there, command=command)})
 
 
 def _other_persona(

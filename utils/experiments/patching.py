@@ -1,7 +1,6 @@
 """The whole of a patching experiment on one pair of identities, written to a folder as tables and figures."""
 
 import importlib.metadata
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from tqdm.auto import tqdm
 
-from utils.experiments.stages import Stages
+from utils.experiments.stages import Stages, read_run, read_tables
+from utils.folders import hold_folder
 from utils.layers.thirds import THIRDS
 from utils.models.language_model import LanguageModel
 from utils.options import Component, Segment
@@ -25,7 +25,6 @@ from utils.patching.effects import CELL, CLAIMS, check_groups, check_thirds, cho
 from utils.patching.grid import list_cells, patch_questions
 from utils.patching.logit_terms import persona_terms
 from utils.patching.runs import Cell
-from utils.records import replace_text
 from utils.responses.answers import LOGITS, answer_questions, compare_answers
 from utils.responses.wording import LETTERS, check_identities, identity_prompt
 from utils.viz.pages import write_figures
@@ -99,78 +98,83 @@ def run_patching(
     ------
     ValueError
         As :func:`utils.patching.patch`, before anything long is done.
+    OSError
+        The folder cannot be written to, or another process holds it.
     """
     check_identities([base, source])
     if asked_identities is not None:
         check_identities([base, source, *asked_identities["identity"]])
     folder, started = Path(out), time.perf_counter()
-    result, stages = PatchingResult(folder), Stages(folder, lm.fingerprint, base, source, questions)
+    with hold_folder(folder, record="patching.json"):
+        result, stages = PatchingResult(folder), Stages(folder, lm.fingerprint, base, source, questions)
 
-    def keep(name: str, compute: Callable[[], pd.DataFrame], *inputs: object) -> pd.DataFrame:
-        result.tables[name] = stages.table(name, compute, *inputs)
-        return result.tables[name]
+        def keep(name: str, compute: Callable[[], pd.DataFrame], *inputs: object) -> pd.DataFrame:
+            result.tables[name] = stages.table(name, compute, *inputs)
+            return result.tables[name]
 
-    answers = keep("answers", lambda: _ask(lm, questions, (base, source), progress))
-    asked = {
-        str(name): own.drop(columns="identity").reset_index(drop=True)
-        for name, own in answers.groupby("identity", sort=False)
-    }
-    others = pd.DataFrame() if asked_identities is None else asked_identities
-    keep("changes", lambda: _compare(lm, questions, asked, asked_identities, rng=rng, progress=progress), others, rng)
-    chosen = keep(
-        "questions", lambda: choose_questions(questions, asked[base], asked[source], n=n_questions), n_questions
-    )
-    given = (lm, base, source, chosen)
-    parts = {"grid": list_cells(lm, GRID, layers, segments), "heads": list_cells(lm, ["heads"], None, ["last"])}
-    parts["claim_layers"] = [
-        cell for _, component, segment, _ in CLAIMS for cell in list_cells(lm, [component], None, [segment])
-    ]
-    wanted = list(dict.fromkeys(cell for part in parts.values() for cell in part))
-    run = (n_questions, _places(wanted).to_dict("list"))
-    cells = keep("cells", lambda: patch_questions(*given, wanted, max_tokens=max_tokens, progress=progress), *run)
-    for name, part in parts.items():
-        keep(name, partial(_summarise, cells, part, rng=rng), *run, rng)
-    exact, segments = result.tables["grid"], list(segments)
-    approximate = keep(
-        "attribution",
-        lambda: attribute(*given, components=GRID, segments=segments, rng=rng, progress=progress),
-        n_questions,
-        segments,
-        rng,
-    )
-    keep("agreement", lambda: rank_agreement(exact, approximate), *run, segments, rng)
-    keep("terms", lambda: persona_terms(*given, progress=progress), n_questions)
-    if lm.n_layers >= len(THIRDS):
-        keep("claims", lambda: check_thirds(cells, lm.n_layers, rng=rng), *run, rng)
-    else:
-        logger.warning("%s has %d layers, too few for thirds: no claims", lm.name, lm.n_layers)
-    if identities is not None:
-        read = (identities, n_questions, attention_questions)
-        some = chosen.head(attention_questions)
-        seen = keep("attention", lambda: persona_attention(lm, some, identities, progress=progress), *read)
-        compared = keep("group_heads", lambda: compare_groups(seen, rng=rng), *read, rng)
-        keep("groups", lambda: check_groups(compared), *read, rng)
-    options = {
-        "model": lm.name,
-        "revision": lm.revision,
-        "fingerprint": lm.fingerprint,
-        "dtype": str(lm.dtype),
-        "base": base,
-        "source": source,
-        "prompts": [identity_prompt(base), identity_prompt(source)],
-        "n_asked": len(questions),
-        "n_questions": n_questions,
-        "layers": None if layers is None else [int(layer) for layer in layers],
-        "segments": segments,
-        "n_asked_identities": 0 if asked_identities is None else len(asked_identities),
-        "attention_questions": attention_questions,
-        "seed": rng,
-        "versions": {name: importlib.metadata.version(name) for name in ("personascope", "torch", "transformers")},
-        "seconds": round(time.perf_counter() - started, 1),
-        "tables": list(result.tables),
-    }
-    replace_text(folder / "patching.json", json.dumps(options, indent=1))
-    return result
+        answers = keep("answers", lambda: _ask(lm, questions, (base, source), progress))
+        asked = {
+            str(name): own.drop(columns="identity").reset_index(drop=True)
+            for name, own in answers.groupby("identity", sort=False)
+        }
+        others = pd.DataFrame() if asked_identities is None else asked_identities
+        keep(
+            "changes", lambda: _compare(lm, questions, asked, asked_identities, rng=rng, progress=progress), others, rng
+        )
+        chosen = keep(
+            "questions", lambda: choose_questions(questions, asked[base], asked[source], n=n_questions), n_questions
+        )
+        given = (lm, base, source, chosen)
+        parts = {"grid": list_cells(lm, GRID, layers, segments), "heads": list_cells(lm, ["heads"], None, ["last"])}
+        parts["claim_layers"] = [
+            cell for _, component, segment, _ in CLAIMS for cell in list_cells(lm, [component], None, [segment])
+        ]
+        wanted = list(dict.fromkeys(cell for part in parts.values() for cell in part))
+        run = (n_questions, _places(wanted).to_dict("list"))
+        cells = keep("cells", lambda: patch_questions(*given, wanted, max_tokens=max_tokens, progress=progress), *run)
+        for name, part in parts.items():
+            keep(name, partial(_summarise, cells, part, rng=rng), *run, rng)
+        exact, segments = result.tables["grid"], list(segments)
+        approximate = keep(
+            "attribution",
+            lambda: attribute(*given, components=GRID, segments=segments, rng=rng, progress=progress),
+            n_questions,
+            segments,
+            rng,
+        )
+        keep("agreement", lambda: rank_agreement(exact, approximate), *run, segments, rng)
+        keep("terms", lambda: persona_terms(*given, progress=progress), n_questions)
+        if lm.n_layers >= len(THIRDS):
+            keep("claims", lambda: check_thirds(cells, lm.n_layers, rng=rng), *run, rng)
+        else:
+            logger.warning("%s has %d layers, too few for thirds: no claims", lm.name, lm.n_layers)
+        if identities is not None:
+            read = (identities, n_questions, attention_questions)
+            some = chosen.head(attention_questions)
+            seen = keep("attention", lambda: persona_attention(lm, some, identities, progress=progress), *read)
+            compared = keep("group_heads", lambda: compare_groups(seen, rng=rng), *read, rng)
+            keep("groups", lambda: check_groups(compared), *read, rng)
+        options = {
+            "model": lm.name,
+            "revision": lm.revision,
+            "fingerprint": lm.fingerprint,
+            "dtype": str(lm.dtype),
+            "base": base,
+            "source": source,
+            "prompts": [identity_prompt(base), identity_prompt(source)],
+            "n_asked": len(questions),
+            "n_questions": n_questions,
+            "layers": None if layers is None else [int(layer) for layer in layers],
+            "segments": segments,
+            "n_asked_identities": 0 if asked_identities is None else len(asked_identities),
+            "attention_questions": attention_questions,
+            "seed": rng,
+            "versions": {name: importlib.metadata.version(name) for name in ("personascope", "torch", "transformers")},
+            "seconds": round(time.perf_counter() - started, 1),
+            "tables": list(result.tables),
+        }
+        stages.finish("patching.json", options)
+        return result
 
 
 def open_patching(folder: str | Path) -> PatchingResult:
@@ -178,15 +182,14 @@ def open_patching(folder: str | Path) -> PatchingResult:
 
     Raises
     ------
-    ValueError
+    FileNotFoundError
         The folder does not hold a finished run.
+    ValueError
+        A file of it is damaged.
     """
-    folder = Path(folder)
-    path = folder / "patching.json"
-    if not path.exists():
-        raise ValueError(f"{folder} does not hold a finished patching run; run personascope patch first.")
-    names = json.loads(path.read_text(encoding="utf-8"))["tables"]
-    return PatchingResult(folder, {name: pd.read_parquet(folder / f"{name}.parquet") for name in names})
+    folder, command = Path(folder), "personascope patch"
+    names = read_run(folder, "patching.json", kind="patching run", command=command)["tables"]
+    return PatchingResult(folder, read_tables(folder, names, command=command))
 
 
 def _ask(lm: LanguageModel, questions: pd.DataFrame, identities: Sequence[str], progress: bool) -> pd.DataFrame:

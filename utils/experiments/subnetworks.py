@@ -1,7 +1,6 @@
 """Does a persona have a subnetwork of its own? Calibration, masks and their measurement, written to a folder as it goes."""
 
 import importlib.metadata
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -11,10 +10,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from utils.experiments.stages import Stages
+from utils.experiments.stages import Stages, read_run, read_tables
+from utils.folders import hold_folder
 from utils.models.language_model import LanguageModel
 from utils.options import MaskScore, Role
-from utils.records import key_of, replace_text
+from utils.records import key_of
 from utils.responses.big_five import find_trait
 from utils.responses.evaluation import PREFERENCES, Condition, evaluate, summarise
 from utils.responses.preference import neutral_texts
@@ -125,6 +125,8 @@ def run_subnetworks(
     ------
     ValueError
         Too few pairs, an unknown persona or score, or no sparsity within the limit of perplexity.
+    OSError
+        The folder cannot be written to, or another process holds it.
     """
     folder = Path(out)
     personas = [config.persona, *([config.unrelated] if config.unrelated else [])]
@@ -134,37 +136,40 @@ def run_subnetworks(
     part = draw_parts(statements, n_pairs=config.n_pairs, rng=config.seed)
     own = statements["persona"] == config.persona
     known, select, test = (statements[own & (part == name)] for name in ("calibrate", "select", "test"))
-    stages = Stages(folder, lm.fingerprint, statements, config.persona, config.n_pairs, config.role, config.seed)
-    labellings = {"true": _by_side(known)}
-    if config.unrelated:
-        labellings["unrelated"] = _by_side(statements[~own & (part == "calibrate")])
-    for i in range(config.n_shuffles):
-        labellings[f"shuffled {i + 1}"] = shuffle_sides(known, rng=config.seed + i)
-    calibrations = _calibrate(lm, stages, labellings, config, progress)
-    texts, sparsity, sweep = neutral_texts(), float(config.sparsities[0]), None
-    if len(config.sparsities) > 1:
-        options = {"sparsities": list(config.sparsities), "scores": list(config.scores), "rng": config.seed}
-        run = partial(sweep_sparsity, lm, calibrations["true"], select, texts[::20], **options, progress=progress)
-        sweep = stages.table("sweep", run, options)
-        sparsity = choose_sparsity(sweep, score=config.score, most_perplexity=config.most_perplexity)
-    masks = _build(lm, stages, calibrations, config, sparsity)
-    read = {name: PersonaMask.load(folder / file) for name, file in masks.items()}
-    measure = partial(_measure, lm, read, known, test, config, texts[10::20], progress)
-    chosen = (sparsity, config.score, config.unrelated, config.n_shuffles, config.n_examples, config.n_questions)
-    measured = stages.table("measured", measure, *chosen)
-    summary = stages.table("summary", partial(summarise, measured, baseline="dense", rng=config.seed), *chosen)
-    record = {
-        "config": asdict(config),
-        "model": lm.name,
-        "fingerprint": lm.fingerprint,
-        "statements": key_of(statements),
-        "n_pairs": {name: len(each) // 2 for name, each in (("calibrate", known), ("select", select), ("test", test))},
-        "sparsity": sparsity,
-        "masks": masks,
-        "versions": {name: importlib.metadata.version(name) for name in ("personascope", "torch", "transformers")},
-    }
-    replace_text(folder / "subnetworks.json", json.dumps(record, indent=1))
-    return SubnetworksResult(folder, record, sweep, measured, summary)
+    with hold_folder(folder, record="subnetworks.json"):
+        stages = Stages(folder, lm.fingerprint, statements, config.persona, config.n_pairs, config.role, config.seed)
+        labellings = {"true": _by_side(known)}
+        if config.unrelated:
+            labellings["unrelated"] = _by_side(statements[~own & (part == "calibrate")])
+        for i in range(config.n_shuffles):
+            labellings[f"shuffled {i + 1}"] = shuffle_sides(known, rng=config.seed + i)
+        calibrations = _calibrate(lm, stages, labellings, config, progress)
+        texts, sparsity, sweep = neutral_texts(), float(config.sparsities[0]), None
+        if len(config.sparsities) > 1:
+            options = {"sparsities": list(config.sparsities), "scores": list(config.scores), "rng": config.seed}
+            run = partial(sweep_sparsity, lm, calibrations["true"], select, texts[::20], **options, progress=progress)
+            sweep = stages.table("sweep", run, options)
+            sparsity = choose_sparsity(sweep, score=config.score, most_perplexity=config.most_perplexity)
+        masks = _build(lm, stages, calibrations, config, sparsity)
+        read = {name: PersonaMask.load(folder / file) for name, file in masks.items()}
+        measure = partial(_measure, lm, read, known, test, config, texts[10::20], progress)
+        chosen = (sparsity, config.score, config.unrelated, config.n_shuffles, config.n_examples, config.n_questions)
+        measured = stages.table("measured", measure, *chosen)
+        summary = stages.table("summary", partial(summarise, measured, baseline="dense", rng=config.seed), *chosen)
+        record = {
+            "config": asdict(config),
+            "model": lm.name,
+            "fingerprint": lm.fingerprint,
+            "statements": key_of(statements),
+            "n_pairs": {
+                name: len(each) // 2 for name, each in (("calibrate", known), ("select", select), ("test", test))
+            },
+            "sparsity": sparsity,
+            "masks": masks,
+            "versions": {name: importlib.metadata.version(name) for name in ("personascope", "torch", "transformers")},
+        }
+        record = stages.finish("subnetworks.json", record)
+        return SubnetworksResult(folder, record, sweep, measured, summary)
 
 
 def open_subnetworks(folder: str | Path) -> SubnetworksResult:
@@ -172,19 +177,16 @@ def open_subnetworks(folder: str | Path) -> SubnetworksResult:
 
     Raises
     ------
-    ValueError
+    FileNotFoundError
         The folder does not hold a finished run.
+    ValueError
+        A file of it is damaged.
     """
-    folder = Path(folder)
-    path = folder / "subnetworks.json"
-    if not path.exists():
-        raise ValueError(f"{folder} does not hold a finished run; run personascope mask run first.")
-    record = json.loads(path.read_text(encoding="utf-8"))
+    folder, command = Path(folder), "personascope mask run"
+    record = read_run(folder, "subnetworks.json", kind="run", command=command)
     swept = len(record["config"]["sparsities"]) > 1
-    measured, summary = (pd.read_parquet(folder / f"{name}.parquet") for name in ("measured", "summary"))
-    return SubnetworksResult(
-        folder, record, pd.read_parquet(folder / "sweep.parquet") if swept else None, measured, summary
-    )
+    tables = read_tables(folder, ["measured", "summary", *(["sweep"] if swept else [])], command=command)
+    return SubnetworksResult(folder, record, tables.get("sweep"), tables["measured"], tables["summary"])
 
 
 def draw_subnetworks(result: SubnetworksResult) -> list[Path]:

@@ -1,6 +1,5 @@
 """Persona vectors of a study: fitted, put to the test on held-out pairs, and written for other tools, in a folder."""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.experiments.stages import Stages
+from utils.experiments.stages import Stages, read_run, read_tables
+from utils.folders import hold_folder
 from utils.intervals import LEVEL
 from utils.models.language_model import LanguageModel
-from utils.records import replace_text
 from utils.responses.preference import neutral_texts
 from utils.statements.contrasts import find_contrasts, label_frame, restrict
 from utils.statements.questions import draw_questions, load_questions
@@ -22,7 +21,7 @@ from utils.vectors.effects import draw_controls, find_interference, find_turned,
 from utils.vectors.export import write_gguf, write_node_sets
 from utils.vectors.fit import PersonaVectors, persona_vectors
 from utils.vectors.judgement import judge_vectors
-from utils.vectors.settings import VectorsConfig
+from utils.vectors.settings import VectorsConfig, check_vectors_config
 from utils.viz.pages import Section, table_html, write_figures, write_section
 from utils.viz.style import short_name
 from utils.viz.vectors import plot_cosines, plot_doses, plot_interference, plot_turned
@@ -84,9 +83,12 @@ def run_vectors(
     ------
     ValueError
         The model is not that of the study, an unknown persona, statements without texts or pairs, or too few of them.
+    OSError
+        The folder cannot be written to, or another process holds it.
     """
     config = config or VectorsConfig()
-    acts = study.activations
+    acts, layers = study.activations, _candidates(config, lm.n_layers)
+    check_vectors_config(config, layers, acts["layer"].to_numpy().tolist())
     if acts.attrs.get("fingerprint") != lm.fingerprint:
         raise ValueError(
             f"the study is of {acts.attrs.get('model')} and this is {lm.name}, with other weights or another dtype."
@@ -102,39 +104,43 @@ def run_vectors(
     part = split_for_steering(frame, rng=config.seed)
     fit_on = [restrict(contrast, part == "fit") for contrast in contrasts]
     folder = out or study.folder / "vectors" / "all"
-    stages = Stages(folder, key_of_study(study), asdict(config))
+    with hold_folder(folder, record="vectors.json"):
+        stages = Stages(folder, key_of_study(study), asdict(config))
 
-    vectors = persona_vectors(acts, fit_on, method=config.method)
-    select = take_pairs(frame[paired & (part == "select")], config.n_select)
-    held_out = take_pairs(frame[paired & (part == "measure")], config.n_pairs)
-    texts = neutral_texts(draw_questions(load_questions(), config.n_texts, rng=config.seed))
-    options: dict[str, Any] = {"measure": config.measure, "progress": progress}
-    judge_on = [restrict(contrast, part != "select") for contrast in contrasts]
-    judging = {"method": config.method, "n_flips": config.n_flips, "rng": config.seed, "progress": progress}
-    stages.table("judged", lambda: judge_vectors(acts, judge_on, **judging))
-    layers = _candidates(config, lm.n_layers)
-    chosen_on = stages.table(
-        "chosen_on",
-        lambda: measure_doses(lm, vectors.at(layers), select, strengths=config.strengths, texts=texts[::2], **options),
-    )
-    layer, strength = choose_dose(chosen_on, bound=config.bound)
-    at = vectors.at(layer)
-    drawing = {"n_random": config.n_random, "n_flipped": config.n_flipped, "rng": config.seed}
+        vectors = persona_vectors(acts, fit_on, method=config.method)
+        select = take_pairs(frame[paired & (part == "select")], config.n_select)
+        held_out = take_pairs(frame[paired & (part == "measure")], config.n_pairs)
+        texts = neutral_texts(draw_questions(load_questions(), config.n_texts, rng=config.seed))
+        options: dict[str, Any] = {"measure": config.measure, "progress": progress}
+        judge_on = [restrict(contrast, part != "select") for contrast in contrasts]
+        judging = {"method": config.method, "n_flips": config.n_flips, "rng": config.seed, "progress": progress}
+        stages.table("judged", lambda: judge_vectors(acts, judge_on, **judging))
+        chosen_on = stages.table(
+            "chosen_on",
+            lambda: measure_doses(
+                lm, vectors.at(layers), select, strengths=config.strengths, texts=texts[::2], **options
+            ),
+        )
+        layer, strength = choose_dose(chosen_on, bound=config.bound)
+        at = vectors.at(layer)
+        drawing = {"n_random": config.n_random, "n_flipped": config.n_flipped, "rng": config.seed}
 
-    def changed() -> pd.DataFrame:
-        changes = draw_controls(vectors, acts, fit_on, layer=layer, strength=strength, **drawing)
-        return measure_changes(lm, changes, held_out, texts=texts[1::2], **options)
+        def changed() -> pd.DataFrame:
+            changes = draw_controls(vectors, acts, fit_on, layer=layer, strength=strength, **drawing)
+            return measure_changes(lm, changes, held_out, texts=texts[1::2], **options)
 
-    measured = stages.table("measured", changed)
-    turned = stages.table("turned", lambda: find_turned(measured, names, rng=config.seed))
-    stages.table("doses", lambda: measure_doses(lm, at, held_out, strengths=config.doses, texts=texts[1::2], **options))
-    stages.table("interference", lambda: find_interference(measured, at.cosines(layer), rng=config.seed))
-    chosen = {"layer": layer, "strength": strength}
-    replace(vectors, record=vectors.record | chosen).save(folder / "vectors.safetensors")
-    n_turned = int((turned["p_random_adjusted"] <= LEVEL).sum())
-    record = {"config": asdict(config), "study": key_of_study(study), **chosen, "n_turned": n_turned}
-    replace_text(folder / "vectors.json", json.dumps(record, indent=1))
-    return open_vectors(folder)
+        measured = stages.table("measured", changed)
+        turned = stages.table("turned", lambda: find_turned(measured, names, rng=config.seed))
+        stages.table(
+            "doses", lambda: measure_doses(lm, at, held_out, strengths=config.doses, texts=texts[1::2], **options)
+        )
+        stages.table("interference", lambda: find_interference(measured, at.cosines(layer), rng=config.seed))
+        chosen = {"layer": layer, "strength": strength}
+        replace(vectors, record=vectors.record | chosen).save(folder / "vectors.safetensors")
+        n_turned = int((turned["p_random_adjusted"] <= LEVEL).sum())
+        record = {"config": asdict(config), "study": key_of_study(study), **chosen, "n_turned": n_turned}
+        stages.finish("vectors.json", record, also=["vectors.safetensors"])
+        return open_vectors(folder)
 
 
 def open_vectors(folder: str | Path) -> VectorsResult:
@@ -144,12 +150,12 @@ def open_vectors(folder: str | Path) -> VectorsResult:
     ------
     FileNotFoundError
         The folder holds no finished run.
+    ValueError
+        A file of it is damaged.
     """
-    path = Path(folder) / "vectors.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no finished run; run `personascope vectors STUDY` first.")
-    tables = {name: pd.read_parquet(path.with_name(f"{name}.parquet")) for name in _TABLES}
-    return VectorsResult(path.parent, json.loads(path.read_text(encoding="utf-8")), **tables)
+    folder, command = Path(folder), "personascope vectors"
+    record = read_run(folder, "vectors.json", kind="run", command=command)
+    return VectorsResult(folder, record, **read_tables(folder, _TABLES, command=command))
 
 
 def export_vectors(lm: LanguageModel, result: VectorsResult) -> list[Path]:

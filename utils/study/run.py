@@ -17,7 +17,7 @@ from utils.layers.topics import topic_divergence
 from utils.nodes.selectors import compare_selectors
 from utils.nodes.sets import node_frequencies
 from utils.nodes.stability import node_stability
-from utils.records import StageLog, key_of
+from utils.records import RECORD, StageLog, key_of
 from utils.statements.contrasts import Contrast, find_contrasts, restrict
 from utils.statements.form import form_table
 from utils.statements.splits import split_parts
@@ -25,8 +25,9 @@ from utils.study.figures import draw_figures
 from utils.study.report import write_report
 from utils.study.results import Study, key_of_statements, open_study
 from utils.study.settings import StudyConfig, check_config, fit_samples, needed_h0, scan_options
-from utils.study.source import Source, open_source
+from utils.study.source import Source, check_scan_layers, open_source
 from utils.study.tables import add_on_request, choose_layer, compare_node_sets, detect_personas, judge_thirds, locate
+from utils.viz.pages import changed_figures, is_page
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     config = fit_samples(config, test)
     _check_sizes(test, config)
     _check_select(select)
-    with hold_folder(Path(out)) as folder:
+    with hold_folder(Path(out), record=RECORD) as folder:
         return _run_stages(folder, config, source, part, select, test, progress)
 
 
@@ -99,7 +100,8 @@ def _run_stages(
     opened = open_store(store)
     by_position = split_positions(opened.load() if opened.nbytes <= _IN_MEMORY else opened)
     acts = next(iter(by_position.values()))
-    further = _check_scan_layers(acts, config)
+    check_scan_layers(config, acts["layer"].to_numpy().tolist())
+    further = sorted(set(config.scan_layers))
     base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, part, config.contrast, config.seed)
     layer = choose_layer(log, base, acts, select, config)
     locate(log, base, by_position, test, config, progress=progress)
@@ -148,11 +150,15 @@ def _run_stages(
     )
     log.finish()
     study = open_study(folder)
-    log.stage("figures", scan_key, lambda: draw_figures(study), exists=(folder / "figures").is_dir())
+    log.stage("figures", scan_key, lambda: draw_figures(study), exists=_has_figures(folder / "figures"))
     log.finish()
-    log.stage("report", scan_key, lambda: write_report(study), exists=(folder / "report.html").exists())
+    log.stage("report", scan_key, lambda: write_report(study), exists=is_page(folder / "report.html"))
     log.finish()
     return open_study(folder)
+
+
+def _has_figures(folder: Path) -> bool:
+    return folder.is_dir() and not changed_figures(folder)
 
 
 def _scan_layer(
@@ -221,13 +227,6 @@ def _check_select(contrasts: list[Contrast]) -> None:
                 f"persona {contrast.persona!r} has {n_h1} H1 and {n_h0} H0 statements in its select part, on which the layer is "
                 f"chosen; at least {SMALLEST_SIDE} of each are needed (a quarter of all is drawn): give more statements."
             )
-
-
-def _check_scan_layers(acts: xr.DataArray, config: StudyConfig) -> list[int]:
-    present = acts["layer"].to_numpy().tolist()
-    if outside := [layer for layer in config.scan_layers if layer not in present]:
-        raise ValueError(f"--scan-layers {outside} were not extracted; there are layers {present[0]} to {present[-1]}.")
-    return sorted(set(config.scan_layers))
 
 
 def _describe_sizes(test: Contrast, select: Contrast) -> dict:

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,8 +45,11 @@ class Source:
 
 def open_source(config: StudyConfig) -> Source:
     """Read the statements or arrays of a study; the model is loaded only when activations are asked for."""
+    if config.layers is not None:
+        check_scan_layers(config, config.layers)
     if config.activations is not None:
         frame, write = store_arrays(Path(config.activations), personas=config.personas, layers=config.layers)
+        check_scan_layers(config, frame.attrs["layers"])
         return Source(frame, write, key=None, has_texts=False)
     frame = load_statements(
         config.statements,
@@ -62,13 +65,30 @@ def open_source(config: StudyConfig) -> Source:
     return Source(frame, partial(_extract, config, frame), key=key, has_texts=True)
 
 
+def check_scan_layers(config: StudyConfig, present: Sequence[int]) -> None:
+    """Refuse layers to scan that are not among those of the study.
+
+    Raises
+    ------
+    ValueError
+        Which, and which there are.
+    """
+    if outside := [layer for layer in config.scan_layers if layer not in present]:
+        raise ValueError(
+            f"--scan-layers {outside} are not extracted; there are layers {min(present)} to {max(present)}."
+        )
+
+
 def _extract(config: StudyConfig, frame: pd.DataFrame, store: Path, progress: bool) -> None:
     # Imported here: torch and transformers take seconds that a study with nothing to extract need not spend.
     from utils.activations.extraction import extract, plan_work
     from utils.models.load import load_model
 
     lm = load_model(config.model, device=config.device, dtype=config.dtype)
-    work = plan_work(lm, frame, layers=config.layers, role=config.role, store=store)
+    if config.layers is None:
+        check_scan_layers(config, range(lm.n_layers + 1))
+    position = config.position if isinstance(config.position, str) else tuple(config.position)
+    work = plan_work(lm, frame, layers=config.layers, position=position, role=config.role, store=store)
     if work.n_statements:
         seconds = work.seconds + _scan_seconds(lm.d_model, config) * frame["persona"].nunique() * (
             1 + len(config.scan_layers)
@@ -81,7 +101,7 @@ def _extract(config: StudyConfig, frame: pd.DataFrame, store: Path, progress: bo
         lm,
         frame,
         layers=config.layers,
-        position=config.position if isinstance(config.position, str) else tuple(config.position),
+        position=position,
         role=config.role,
         batch_size=config.batch_size,
         store=store,

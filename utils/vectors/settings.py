@@ -1,5 +1,6 @@
 """The options of a run on persona vectors."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,3 +51,26 @@ class VectorsConfig:
     n_texts: int = 40
     n_flips: int = 199
     seed: int = 0
+
+
+def check_vectors_config(config: VectorsConfig, layers: Sequence[int], present: Sequence[int]) -> None:
+    """Refuse, before the long work, options that cannot be.
+
+    Raises
+    ------
+    ValueError
+        What was given, and what was expected.
+    """
+    if outside := [layer for layer in layers if layer not in present]:
+        raise ValueError(
+            f"layers {outside} have no activations to fit vectors on; the study has {min(present)} to {max(present)}."
+        )
+    for name in ("strengths", "doses"):
+        if not getattr(config, name):
+            raise ValueError(f"{name} is empty; give at least one, such as 0.2.")
+        if not all(math.isfinite(value) for value in getattr(config, name)):
+            raise ValueError(f"{name} must be finite numbers, not {list(getattr(config, name))}.")
+    if not config.bound > 0:
+        raise ValueError(
+            f"bound must be above 0, not {config.bound}: it multiplies the perplexity of the model as it is."
+        )

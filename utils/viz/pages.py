@@ -15,11 +15,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.records import replace_text
+from utils.records import digest_of, is_intact, read_json, replace_text, write_beside
 
 # How tables of numbers stand in a page.
 NUMBERS: dict[str, Any] = {"float_format": "{:.3g}".format, "na_rep": "–"}
 _DPI = 150
+# Beside the figures of a folder: a digest of each.
+FIGURES = "figures.json"
 # A fixed salt, so that the same tables give the same files.
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "personascope",
@@ -145,7 +147,10 @@ def drawing_style() -> Iterator[None]:
 
 
 def write_figures(drawn: Iterable[tuple[str, Figure | Axes]], folder: Path) -> list[Path]:
-    """Write figures by name as PNG and SVG, close them, and return the PNG files; they are drawn in the style of all."""
+    """Write figures by name as PNG and SVG, close them, and return the PNG files; they are drawn in the style of all.
+
+    ``figures.json`` beside them tells afterwards whether they are as they were written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with drawing_style():
@@ -154,13 +159,28 @@ def write_figures(drawn: Iterable[tuple[str, Figure | Axes]], folder: Path) -> l
             save_figure(figure, folder / name)
             plt.close(figure)
             written.append(folder / f"{name}.png")
+    digests = {file.name: digest_of(file) for png in written for file in (png, png.with_suffix(".svg"))}
+    replace_text(folder / FIGURES, json.dumps(digests, indent=1))
     return written
 
 
+def changed_figures(folder: Path) -> list[str]:
+    """The figures that are missing, or not as :func:`write_figures` wrote them to the folder."""
+    return [
+        name for name, digest in read_json(folder / FIGURES).items() if not is_intact(folder / name, {"digest": digest})
+    ]
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page to its end."""
+    return path.is_file() and path.read_bytes().rstrip().endswith(b"</html>")
+
+
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write a figure as ``<stem>.png`` and ``<stem>.svg``, without dates."""
-    figure.savefig(stem.with_suffix(".png"), dpi=_DPI, bbox_inches="tight")
-    figure.savefig(stem.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
+    """Write a figure as ``<stem>.png`` and ``<stem>.svg``, without dates, each beside its place and then into it."""
+    for kind, options in {"png": {"dpi": _DPI}, "svg": {"metadata": {"Date": None}}}.items():
+        with write_beside(stem.with_name(f"{stem.name}.{kind}")) as beside:
+            figure.savefig(beside, format=kind, bbox_inches="tight", **options)
 
 
 def figure_of(drawn: Figure | Axes) -> Figure:

@@ -54,7 +54,7 @@ def test_what_was_made_from_the_same_inputs_is_not_made_again(result, tmp_path, 
     assert calls == ["attribute"]
     other = run_patching(lm, *LONGER, make_questions(3), tmp_path, **{**options, "layers": [2]})
     assert other.tables["grid"]["layer"].unique().tolist() == [2]
-    with pytest.raises(ValueError, match="does not hold a finished"):
+    with pytest.raises(FileNotFoundError, match="does not hold a finished"):
         open_patching(tmp_path / "elsewhere")
 
 

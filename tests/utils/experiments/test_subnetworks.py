@@ -54,7 +54,7 @@ def test_it_opens_as_it_was_and_is_drawn(made):
     assert opened.record["config"]["persona"] == "openness"
     drawn = [path.stem for path in draw_subnetworks(opened)]
     assert drawn == ["sweep_likelihood", "sweep_perplexity", "likelihood", "self_report", "two_options", "perplexity"]
-    with pytest.raises(ValueError, match="mask run"):
+    with pytest.raises(FileNotFoundError, match="mask run"):
         open_subnetworks(result.folder / "figures")
 
 

@@ -77,5 +77,5 @@ def test_bad_input(wired, tiny, tmp_path):
         run_vectors(tiny(), study, CONFIG, out=tmp_path)
     with pytest.raises(ValueError, match="unknown persona"):
         run_vectors(lm, study, VectorsConfig(personas=["wram"]), out=tmp_path)
-    with pytest.raises(FileNotFoundError, match="no finished run"):
+    with pytest.raises(FileNotFoundError, match="not hold a finished run"):
         open_vectors(tmp_path)

@@ -398,7 +398,7 @@ def test_a_single_persona(arrays, tmp_path):
         ({"n_anomalous": 31}, "'alpha' has 30 H0 .*and 31 H1 statements"),
         ({"n_clean": 21}, "needs 31.*smaller --clean"),
         ({"personas": ["alhpa"]}, "did you mean alpha"),
-        ({"scan_layers": [4]}, r"--scan-layers \[4\] were not extracted; there are layers 1 to 3"),
+        ({"scan_layers": [4]}, r"--scan-layers \[4\] are not extracted; there are layers 1 to 3"),
         ({"layers": [1, 2]}, "2 layers are named and the arrays have 3"),
         ({"activations": "/nowhere"}, "no folder /nowhere"),
     ],
