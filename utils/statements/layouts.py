@@ -197,7 +197,7 @@ def _check_names(path: Path | str, frame: pd.DataFrame, column: str) -> None:
             f"{path}: {line_of(frame, frame[column] == name)}: {column} {name!r} cannot name a file; leave out / and \\, "
             "line breaks and a leading dot."
         )
-    for name in names[names.map(lambda name: len(name.encode())) > LONGEST_NAME]:
+    for name in names[[len(str(name).encode()) > LONGEST_NAME for name in names]]:
         raise ValueError(
             f"{path}: {line_of(frame, frame[column] == name)}: {column} {name[:40] + '…'!r} is too long to name a file: "
             f"{len(name.encode())} bytes, at most {LONGEST_NAME}; give it a shorter name."
@@ -211,7 +211,7 @@ def _as_text(path: Path | str, rows: pd.DataFrame, column: str) -> pd.Series:
     if None in text:
         missing = pd.Series([value is None for value in text], index=rows.index)
         raise ValueError(f"{path}: {line_of(rows, missing)} has no text field {column!r}.")
-    return pd.Series(text, index=rows.index, dtype=object)
+    return pd.Series(text, index=rows.index, dtype=str)
 
 
 def _written(value: Any, *, numbers: bool) -> str | None:
