@@ -104,7 +104,7 @@ def plot_group_attention(
         sns.boxplot(
             own, x=value, y="group", order=groups, color="#DDDDDD", fliersize=0, width=0.6, linewidth=0.8, ax=ax
         )
-        sns.stripplot(own, x=value, y="group", order=groups, color=NEGATIVE, size=2.6, alpha=0.8, jitter=0.2, ax=ax)
+        sns.stripplot(own, x=value, y="group", order=groups, color=NEGATIVE, size=2.6, alpha=0.8, ax=ax)
         ax.set(xlabel="", ylabel="")
         ax.set_title(f"layer {layer}, head {head}", fontsize=9)
         ax.tick_params(labelsize=8)
