@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -64,7 +65,9 @@ class FigureEntry:
 def save_figure(figure: Figure, stem: Path) -> None:
     """Write a figure as ``<stem>.png`` and ``<stem>.svg``, without dates."""
     figure.savefig(stem.with_suffix(".png"), dpi=_DPI, bbox_inches="tight")
-    figure.savefig(stem.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
+    # Names inside an SVG are drawn at random unless they are salted: same seed, same bytes.
+    with plt.rc_context({"svg.hashsalt": "personascope"}):
+        figure.savefig(stem.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
 
 
 def _figure_of(ax: Axes) -> Figure:
