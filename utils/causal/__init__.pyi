@@ -2,6 +2,7 @@ from .effects import summarise_effects as summarise_effects
 from .interventions import Intervention as Intervention
 from .interventions import ablate as ablate
 from .interventions import ablate_along as ablate_along
+from .interventions import cap_along as cap_along
 from .interventions import intervene as intervene
 from .interventions import patch_nodes as patch_nodes
 from .interventions import steer as steer

@@ -23,7 +23,7 @@ Nodes = NodeSet | Collection[int] | np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """What becomes of the residual stream h at one layer: first some of it is overwritten, then something is added.
+    """What becomes of the residual stream h at one layer: first some of it is overwritten or capped, then something is added.
 
     Attributes
     ----------
@@ -32,18 +32,21 @@ class Intervention:
     nodes
         (n,) nodes that take their value from ``values``; None for none.
     axis
-        (d_model,) unit vector along which h takes its place from ``values``; None for none.
+        (d_model,) unit vector along which h takes its place from ``values`` or keeps it inside ``limits``; None for none.
     values
         (d_model,), or (row, d_model) with one row for each row of the batch.
     added
         (d_model,) added to h; None for nothing.
+    limits
+        Least and largest place along ``axis``; None for none. Tokens that lie inside stay as they are, bit for bit.
     """
 
     layer: int
     nodes: np.ndarray | None = None
-    axis: np.ndarray | None = None
-    values: np.ndarray | None = None
-    added: np.ndarray | None = None
+    axis: np.ndarray | torch.Tensor | None = None
+    values: np.ndarray | torch.Tensor | None = None
+    added: np.ndarray | torch.Tensor | None = None
+    limits: tuple[float, float] | None = None
 
     def apply(
         self,
@@ -67,6 +70,11 @@ class Intervention:
                 changed = changed.clone()
                 at = torch.as_tensor(self.nodes, device=hidden.device)
                 changed[..., at] = values[..., at].expand(*changed.shape[:-1], -1)
+        if self.limits is not None and self.axis is not None:
+            axis = torch.as_tensor(self.axis).to(hidden)
+            place = (changed.float() @ axis.float())[..., None]  # in half precision the sum would be coarse
+            capped = place.clamp(*self.limits)
+            changed = torch.where(capped == place, changed, changed + (capped - place).to(hidden) * axis)
         if self.added is not None:
             changed = changed + torch.as_tensor(self.added).to(hidden)
         return torch.where(tokens.to(hidden.device)[..., None], changed, hidden)
@@ -148,10 +156,25 @@ def ablate_along(layer: int, direction: Float[np.ndarray, " d"], values: Float[n
     ValueError
         A direction of zeros.
     """
-    length = float(np.linalg.norm(direction))
-    if not length:
-        raise ValueError("the direction is zero at every node, so that it has no axis; give one that is not.")
-    return Intervention(layer, axis=direction / length, values=values)
+    return Intervention(layer, axis=_unit(direction), values=values)
+
+
+def cap_along(layer: int, direction: Float[np.ndarray, " d"], low: float, high: float) -> Intervention:
+    """Keep the place of h along a direction between two bounds (activation capping, Lu et al. 2026, arXiv 2601.10387).
+
+    Parameters
+    ----------
+    low, high
+        In the units of h along the unit vector of the direction; either may be infinite.
+
+    Raises
+    ------
+    ValueError
+        A direction of zeros, or bounds that are out of order.
+    """
+    if not low <= high:
+        raise ValueError(f"the bounds are {low} and {high}; expected the lower one first.")
+    return Intervention(layer, axis=_unit(direction), limits=(float(low), float(high)))
 
 
 @contextlib.contextmanager
@@ -218,6 +241,13 @@ def check_interventions(lm: LanguageModel, interventions: Sequence[Intervention]
             given = getattr(intervention, name)
             if given is not None and given.shape[-1] != lm.d_model:
                 raise ValueError(f"{name} has {given.shape[-1]} nodes, and {lm.name} has {lm.d_model}.")
+
+
+def _unit(direction: np.ndarray) -> np.ndarray:
+    length = float(np.linalg.norm(direction))
+    if not length:
+        raise ValueError("the direction is zero at every node, so that it has no axis; give one that is not.")
+    return direction / length
 
 
 def _node_index(nodes: Nodes, width: int) -> np.ndarray:

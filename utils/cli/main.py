@@ -14,6 +14,7 @@ from utils.cli.causal import causal
 from utils.cli.mask import mask_app
 from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
+from utils.cli.vectors import GENERATE_EXAMPLES, generate
 from utils.options import ContrastName, Position, Role, ScanName, ScoreName, Tail
 
 app = typer.Typer(
@@ -207,6 +208,7 @@ def info(
 
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
+app.command(epilog=GENERATE_EXAMPLES)(generate)
 
 
 def main() -> None:

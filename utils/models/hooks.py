@@ -62,6 +62,20 @@ def hook_inputs(
 
 
 @contextlib.contextmanager
+def watch_arguments(module: nn.Module, see: Callable[[tuple, dict], None]) -> Iterator[None]:
+    """Call ``see(args, kwargs)`` before the module runs; nothing is changed."""
+
+    def hook(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        see(args, kwargs)
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
 def trace_calls(
     modules: Mapping[str, nn.Module], keep: Callable[[str, torch.Tensor | None, Any], None]
 ) -> Iterator[None]:

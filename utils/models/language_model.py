@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -12,6 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.models.anatomy import Anatomy, find_anatomy, find_blocks
+from utils.models.generation import continue_ids
+from utils.models.prompts import encode_texts, render_chat
 
 logger = logging.getLogger(__name__)
 
@@ -148,3 +151,61 @@ class LanguageModel:
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
             digest.update(sample.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def generate(
+        self,
+        questions: str | Sequence[str],
+        *,
+        system: str | None = None,
+        max_tokens: int = 60,
+        temperature: float = 0.0,
+        rng: int = 0,
+        batch_size: int = 8,
+        on_text: Callable[[str], object] | None = None,
+    ) -> list[str]:
+        """The model's answers to questions, without end-of-turn marks; what is set up around the call is in force.
+
+        Parameters
+        ----------
+        questions
+            One, or several that are answered in batches.
+        system
+            The system turn; without it, the chat template's own default stays.
+        max_tokens
+            Of each answer, at most.
+        temperature
+            0: the most likely token each time. Above 0: drawn from the whole distribution, ``rng`` being the seed. Penalties
+            and the like that come with a checkpoint are not used.
+        on_text
+            Called with each new piece of the answer as it comes; for one question.
+
+        Raises
+        ------
+        ValueError
+            No questions, several with ``on_text``, ``max_tokens`` or ``batch_size`` below 1 or more than the context window
+            holds, or a temperature below 0.
+        """
+        asked = [questions] if isinstance(questions, str) else list(questions)
+        if not asked or (on_text is not None and len(asked) > 1):
+            raise ValueError(f"{len(asked)} questions were given; expected at least one, and one alone with on_text.")
+        if batch_size < 1 or not 0 <= temperature < float("inf"):
+            raise ValueError(
+                f"batch_size is {batch_size} and temperature {temperature}; expected at least 1, and a finite number from 0."
+            )
+        texts = [render_chat(self.tokenizer, question, system=system) for question in asked]
+        rows = [prompt.ids for prompt in encode_texts(self.tokenizer, texts, [(0, len(text)) for text in texts])]
+        room = None if self.max_tokens is None else self.max_tokens - max(map(len, rows))
+        if max_tokens < 1 or (room is not None and max_tokens > room):
+            raise ValueError(
+                f"max_tokens is {max_tokens}; expected from 1 to the {room} that the context window has left."
+            )
+        options = {"max_tokens": max_tokens, "temperature": temperature, "rng": rng, "on_text": on_text}
+        answers = [""] * len(rows)
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        for first in range(0, len(order), batch_size):
+            places = order[first : first + batch_size]
+            batch = [rows[place] for place in places]
+            made = continue_ids(self.model, self.tokenizer, batch, device=self.device, **options)
+            for place, ids in zip(places, made, strict=True):
+                answers[place] = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return answers

@@ -3,7 +3,7 @@
 What a model answers in its own words.
 """
 
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,10 @@ from jaxtyping import Float
 from scipy.special import log_softmax
 from scipy.stats import binomtest, false_discovery_control
 from tqdm.auto import tqdm
-from transformers import GenerationConfig
 
 from utils.intervals import interval, resample_weights
 from utils.models.forward import batch_rows, logits_at, pad_right
 from utils.models.language_model import LanguageModel
-from utils.models.prompts import encode_texts, render_chat
 from utils.responses.wording import (
     LETTERS,
     check_identities,
@@ -212,16 +210,4 @@ def generate_answer(lm: LanguageModel, question: str, *, system: str | None = No
     ValueError
         ``max_tokens`` below 1, or more than the context window holds.
     """
-    text = render_chat(lm.tokenizer, question, system=system)
-    ids = encode_texts(lm.tokenizer, [text], [(0, len(text))])[0].ids
-    room = None if lm.max_tokens is None else lm.max_tokens - len(ids)
-    if max_tokens < 1 or (room is not None and max_tokens > room):
-        raise ValueError(f"max_tokens is {max_tokens}; expected from 1 to the {room} that the context window has left.")
-    given = torch.tensor([ids], device=lm.device)
-    # The model's own ends of a turn, and nothing else of its sampling settings.
-    ends = getattr(lm.model.generation_config, "eos_token_id", None) or lm.tokenizer.eos_token_id
-    pad = lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id
-    settings = GenerationConfig(do_sample=False, max_new_tokens=max_tokens, eos_token_id=ends, pad_token_id=pad)
-    with torch.inference_mode():
-        whole = cast(Any, lm.model).generate(given, attention_mask=torch.ones_like(given), generation_config=settings)
-    return str(lm.tokenizer.decode(whole[0, len(ids) :], skip_special_tokens=True)).strip()
+    return lm.generate(question, system=system, max_tokens=max_tokens)[0]

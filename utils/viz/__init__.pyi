@@ -34,3 +34,10 @@ from .subnetworks import plot_conditions as plot_conditions
 from .subnetworks import plot_mask_overlap as plot_mask_overlap
 from .subnetworks import plot_overlap_and_divergence as plot_overlap_and_divergence
 from .subnetworks import plot_sweep as plot_sweep
+from .vectors import colour_tokens as colour_tokens
+from .vectors import plot_before_and_said as plot_before_and_said
+from .vectors import plot_cosines as plot_cosines
+from .vectors import plot_doses as plot_doses
+from .vectors import plot_interference as plot_interference
+from .vectors import plot_tokens as plot_tokens
+from .vectors import plot_turned as plot_turned
