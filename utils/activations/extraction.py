@@ -204,6 +204,12 @@ def _as_frame(statements: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
     if "statement" not in statements or not len(statements):
         raise ValueError("there are no statements to run: the frame is empty or has no column 'statement'.")
     frame = statements.reset_index(drop=True)
+    wrong = [not isinstance(text, str) or not text.strip() for text in frame["statement"]]
+    if any(wrong):
+        place = wrong.index(True)
+        raise ValueError(
+            f"statement number {place + 1} is {frame['statement'].iloc[place]!r}; expected a text that is not empty."
+        )
     if "id" not in frame:
         frame["id"] = [f"statement-{i:05d}" for i in range(len(frame))]
     labels = ("persona", "topic", "direction", "pair")

@@ -1,12 +1,12 @@
 """The command ``personascope causal``."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from utils.causal.settings import CHECKS, CausalConfig, parse_check
+from utils.cli.numbers import read_floats, read_integers
 from utils.options import Scope
 
 EXAMPLES = """
@@ -86,8 +86,8 @@ def causal(
         size=size,
         scope=scope,
         strength=strength,
-        strengths=_numbers("--strengths", strengths, float),
-        sizes=_numbers("--sizes", sizes, int),
+        strengths=read_floats("--strengths", strengths),
+        sizes=read_integers("--sizes", sizes or None) or [],
         layers=[k for k in study.activations["layer"].to_numpy().tolist() if layer_step and k and k % layer_step == 0],
         n_cost=cost,
         permutations=permutations,
@@ -102,10 +102,3 @@ def causal(
         typer.echo(f"\nopen {study.folder / 'report.html'}")
     else:
         typer.echo(f"\ntables and figures are in {result.folder}")
-
-
-def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> list:
-    try:
-        return [kind(piece) for piece in text.split(",") if piece.strip()]
-    except ValueError:
-        raise ValueError(f"{option} {text!r} is not a list of numbers such as 5,20,80.") from None

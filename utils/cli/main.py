@@ -12,6 +12,7 @@ import typer
 from utils.cli.causal import EXAMPLES as CAUSAL_EXAMPLES
 from utils.cli.causal import causal
 from utils.cli.mask import mask_app
+from utils.cli.numbers import read_integers
 from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
 from utils.cli.vectors import GENERATE_EXAMPLES, generate
@@ -127,13 +128,13 @@ def study(
         min_confidence=min_confidence,
         per_side=per_side,
         activations=activations,
-        layers=_numbers("--layers", layers),
+        layers=read_integers("--layers", layers),
         position=position,
         role=role,
         batch_size=_batch_size(batch_size),
         contrast=contrast,
         scan=scan,
-        scan_layers=_numbers("--scan-layers", scan_layers) or [],
+        scan_layers=read_integers("--scan-layers", scan_layers) or [],
         score=score,
         tail=tail,
         runs=runs,
@@ -244,20 +245,6 @@ def _batch_size(text: str) -> int | Literal["auto"]:
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    """Read ``0,6,12`` or ``1-30`` or both mixed."""
-    if text is None:
-        return None
-    numbers: list[int] = []
-    try:
-        for piece in text.split(","):
-            first, _, last = piece.strip().partition("-")
-            numbers += range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise ValueError(f"{option} {text!r} is not a list of whole numbers such as 0,6,12 or 1-30.") from None
-    return numbers
 
 
 def _default_folder(config) -> Path:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from utils.cli.numbers import read_integers
 from utils.options import MaskGroup, MaskScope, MaskScore, Role, Side
 
 mask_app = typer.Typer(
@@ -96,7 +97,13 @@ def build(
     check_sparsity(sparsity)
     read = Calibration.load(calibration)
     lm = load_model(model, device=device, dtype=dtype)
-    options = {"sparsity": sparsity, "group": group, "scope": scope, "layers": _numbers(layers), "rng": seed}
+    options = {
+        "sparsity": sparsity,
+        "group": group,
+        "scope": scope,
+        "layers": read_integers("--layers", layers),
+        "rng": seed,
+    }
     options |= {"tau": tau, "length_normalised": length_normalised}
     if score == "disjoint":
         mask = contrastive_masks(lm, read, score=score, **options)[side == "negative"]
@@ -135,7 +142,7 @@ def evaluate(
     from utils.statements.splits import draw_parts
     from utils.subnetworks.masks import PersonaMask
 
-    read = {path.stem: PersonaMask.load(path) for path in masks}
+    read = {name: PersonaMask.load(path) for name, path in _name_files(masks).items()}
     frame = load_statements(statements, [persona])
     part = draw_parts(frame, n_pairs=pairs, rng=seed)
     known = frame[(part == "calibrate") & (frame["direction"] == "positive")]["statement"]
@@ -183,7 +190,7 @@ def generate(
     from utils.responses.answers import generate_answer
     from utils.subnetworks.masks import PersonaMask
 
-    read = {path.stem: PersonaMask.load(path) for path in masks}
+    read = {name: PersonaMask.load(path) for name, path in _name_files(masks).items()}
     lm = load_model(model, device=device, dtype=dtype)
     for mask in read.values():
         mask.check_model(lm)
@@ -195,9 +202,15 @@ def generate(
             typer.echo(f"{name}: {generate_answer(lm, question, max_tokens=max_tokens)}\n")
 
 
-def _numbers(text: str | None) -> list[int] | None:
-    """Read ``3,4,9``."""
-    try:
-        return None if text is None else [int(piece) for piece in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--layers {text!r} is not a list of whole numbers such as 3,4,9.") from None
+def _name_files(paths: list[Path]) -> dict[str, Path]:
+    """Files by their names without ending, with as much of their folders as tells them apart."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError(f"a mask was given twice among {', '.join(map(str, paths))}; give each once.")
+    whole = [path.resolve().with_suffix("").parts for path in paths]
+    kept = 1
+    while len({parts[-kept:] for parts in whole}) < len(paths) and kept < max(map(len, whole)):
+        kept += 1
+    names = ["/".join(parts[-kept:]) for parts in whole]
+    if len(set(names)) < len(names):  # they differ in their endings alone
+        names = [str(path) for path in paths]
+    return dict(zip(names, paths, strict=True))

@@ -87,7 +87,9 @@ def find_contrasts(
         check_names("persona", personas, known)
     build = _by_direction if contrast == "direction" else _one_vs_rest
     rows = frame.groupby("persona", sort=False).indices
-    return [build(frame, persona, rows[persona]) for persona in (personas if personas is not None else known)]
+    return [
+        build(frame, persona, np.asarray(rows[persona])) for persona in (personas if personas is not None else known)
+    ]
 
 
 def restrict(contrast: Contrast, keep: np.ndarray) -> Contrast:

@@ -75,9 +75,7 @@ def test_characters_without_a_glyph_are_transliterated_and_it_is_noted(monkeypat
 
 def test_an_installed_font_that_has_the_glyphs_is_taken(monkeypatch):
     family = "DejaVu Sans Mono"
-    monkeypatch.setattr(
-        "utils.viz.labels._glyphs", lambda families: frozenset("abc") if len(families) == 1 else frozenset("abcd")
-    )
+    monkeypatch.setattr("utils.viz.labels._glyphs", lambda families: frozenset("abc" + "d" * (len(families) > 1)))
     others = [font for font in font_manager.fontManager.ttflist if font.name == family]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", others)
     from utils.viz.labels import _find_font
