@@ -45,7 +45,7 @@ def loop_metrics(x: np.ndarray, contrast: Contrast, flips: np.ndarray) -> None:
 
 
 def loop_probe(x: np.ndarray, contrast: Contrast, flips: np.ndarray) -> None:
-    # The same penalty on the nodes as in utils.probes, which divides them by the root of their number.
+    # The same penalty on the nodes as in utils.layers.probes, which divides them by the root of their number.
     model = LogisticRegression(C=10.0 / x.shape[1], class_weight="balanced", max_iter=1000)
     for sides in (contrast.labels, *flips.T):
         folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)

@@ -9,17 +9,21 @@ from deepscan.pvalues import Background, PValues
 from deepscan.runs import ScanRuns
 from deepscan.search import ScanResult, scan
 from deepscan.separation import SeparationTest, separation_test
+from deepscan.splits import Labels, label_records, permute_labels
 
 __all__ = [
     "Background",
     "CalibratedScan",
+    "Labels",
     "PValues",
     "ScanResult",
     "ScanRuns",
     "SeparationTest",
     "calibrated_scan",
     "detect",
+    "label_records",
     "node_test",
+    "permute_labels",
     "run_scans",
     "scan",
     "scan_individual",

@@ -1,7 +1,4 @@
-"""The alternating ascent of the group search, on threshold indices.
-
-Kernels of one step of the group search with few thresholds: count, list the candidates, score, select.
-"""
+"""The alternating ascent of the group search on threshold indices, and its step: count, list candidates, score, select."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

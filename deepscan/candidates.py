@@ -4,11 +4,9 @@ A step keeps one axis fixed (its ``members``) and looks for the best subset of t
 threshold the best subset of any size holds the elements with the highest counts of cells under the threshold (LTSS),
 and elements with equal counts enter together, so there is one candidate per distinct count and threshold.
 
-Kernel of one step of the group search with many thresholds: a sweep over the cells in the order of their p-values.
-
-Where every distinct p-value is a threshold, counting at each of them would cost thresholds times elements. The sweep
-admits the cells one threshold after the other instead and keeps the elements ordered by their counts as these grow,
-which takes constant time a cell; at each threshold only the distinct counts are listed as candidates.
+Where every distinct p-value is a threshold, counting at each of them would cost thresholds times elements. A sweep then
+admits the cells in the order of their p-values, one threshold after the other, and keeps the elements ordered by their
+counts as these grow, which takes constant time a cell; at each threshold only the distinct counts become candidates.
 """
 
 import math

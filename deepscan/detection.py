@@ -1,18 +1,23 @@
 """Test of whether two sets of activations differ: fresh splits, and a permutation p-value."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
 from deepscan.checks import check_activations, check_choice, check_integer
 from deepscan.ranks import Ranks, rank_records
+from deepscan.relabellings import differences
 from deepscan.runs import ScanRuns, make_runs
 from deepscan.scores import ScoreFunction, ScoreName, score_kind, score_name
 from deepscan.splits import Labels, Split, draw_splits, label_records, permute_labels, seed_sequence
 from deepscan.tails import Tail
 from deepscan.thresholds import Alphas, bin_counts, split_alphas
 from deepscan.trials import Protocol, ScanKind, Trial, check_samples, describe_alphas, run_parallel, table_row
+
+DetectTail = Literal["auto", "right", "left", "two-sided", "signed"]
+Center = Literal["auto", "pairs"] | None
 
 
 def detect(
@@ -25,7 +30,8 @@ def detect(
     n_anomalous: int = 15,
     n_runs: int = 100,
     n_permutations: int = 99,
-    tail: Tail = "two-sided",
+    center: Center = "auto",
+    tail: DetectTail = "auto",
     score: ScoreName | ScoreFunction = "bj",
     alpha_max: float = 0.5,
     alphas: Alphas = 50,
@@ -43,6 +49,10 @@ def detect(
     labels), and repeats everything with the same splits; the p-value is
     ``(1 + #{permuted >= observed}) / (1 + n_permutations)``, valid for any data and score.
 
+    Partners in a pair share a subject, which moves a node more than the side does. With pairs, a record is therefore
+    scanned as its activations minus the mean of its pair, ``(x0 - x1) / 2`` or ``(x1 - x0) / 2``: the mean stays where it is
+    when the sides are flipped, so that the test stays exact. Precision and recall are then *given the partner*.
+
     Parameters
     ----------
     h0, h1 : (n, n_nodes) float16, float32 or float64
@@ -57,7 +67,16 @@ def detect(
         Scanned records of a run.
     n_runs, n_permutations : int
         Runs of each labelling, and permuted labellings.
-    tail, score, alpha_max, alphas, restarts
+    center : "auto" | "pairs" | None
+        ``"pairs"`` subtracts the mean of the pair, ``None`` scans activations as they are; ``"auto"`` is ``"pairs"`` where
+        there are pairs. All ranks are taken once, over all records.
+    tail : "auto" | "right" | "left" | "two-sided" | "signed"
+        ``"signed"`` is the right tail over ``[x, -x]``, two columns a node, so that a node is high, or low, in all the
+        records of a run; under ``"two-sided"`` it may be high in some and low in others. ``"auto"`` is ``"two-sided"`` with
+        pairs and ``"signed"`` without. Nodes that come back are numbered 0 ... n_nodes - 1 in any case. A run that
+        selected both columns of a node holds the node once, with the side whose p-values are the smaller ones over the
+        selected records (sums of the indices of their thresholds).
+    score, alpha_max, alphas, restarts
         As for :func:`deepscan.scan` and :meth:`deepscan.Background.pvalues`; ``"exact"`` takes every p-value that the
         size of the background allows.
     scan : "group" | "individual"
@@ -76,19 +95,25 @@ def detect(
     -------
     ScanRuns
         The "null" rows are the runs of the permutations. ``records`` are indices into ``[h0; h1]``, also of null
-        rows, whose labels are permuted.
+        rows, whose labels are permuted. ``signs`` are the sides of the selected columns under ``"signed"``, else of most of
+        the selected records. They are never 0: ties are broken by mean ranks against the background, and else +1. The
+        ``config`` tells what ``"auto"`` became.
 
     Raises
     ------
     ValueError
-        Different numbers of nodes, NaN or inf, incomplete pairs, samples larger than their pool, and whatever
-        :func:`deepscan.scan` refuses.
+        Different numbers of nodes, NaN or inf, incomplete pairs, no pairs to centre on, samples larger than their pool,
+        and whatever :func:`deepscan.scan` refuses.
     """
     h0 = check_activations(h0, "h0")
     h1 = check_activations(h1, "h1")
     if h1.shape[1] != h0.shape[1]:
         raise ValueError(f"h1 has {h1.shape[1]} nodes and h0 {h0.shape[1]}; expected the same nodes in both")
-    check_choice(tail, "tail", Tail)
+    check_choice(tail, "tail", DetectTail)
+    center = _resolve_center(center, paired=pairs is not None)
+    if tail == "auto":
+        tail = "signed" if pairs is None else "two-sided"
+    one_sided: Tail = "right" if tail == "signed" else tail
     n_clean, n_anomalous = check_samples(n_clean, n_anomalous, scan)
     n_runs = check_integer(n_runs, "n_runs", minimum=1)
     n_permutations = check_integer(n_permutations, "n_permutations", minimum=0)
@@ -96,12 +121,12 @@ def detect(
     score_kind(score)
     labels = label_records(h0.shape[0], h1.shape[0], pairs)
     n_background = labels.background_size(n_clean, n_anomalous, n_background)
-    grid = split_alphas("exact" if scan == "individual" else alphas, alpha_max, n_background, tail)
+    grid = split_alphas("exact" if scan == "individual" else alphas, alpha_max, n_background, one_sided)
     entropy = seed_sequence(rng)
     protocol = Protocol(scan, score, grid, restarts, n_clean, n_anomalous)
-    ranks = rank_records(h0, h1)
+    ranks = rank_records(*(center_pairs(h0, h1, labels) if center else (h0, h1)))
     splits = draw_splits(labels, n_clean, n_anomalous, n_background, n_runs, entropy)
-    bin_of_count = bin_counts(grid, n_background, tail)
+    bin_of_count = bin_counts(grid, n_background, one_sided)
     relabelled = [labels, *(permute_labels(labels, entropy, k) for k in range(n_permutations))]
     found = run_parallel(
         _scan_splits,
@@ -126,6 +151,7 @@ def detect(
         "n_anomalous": n_anomalous,
         "n_runs": n_runs,
         "n_permutations": n_permutations,
+        "center": center,
         "tail": tail,
         "score": score_name(score),
         "alpha_max": float(alpha_max),
@@ -140,15 +166,55 @@ def detect(
     return make_runs(rows, nodes, records, signs, config=config, p_value=p_value)
 
 
+def center_pairs(h0: np.ndarray, h1: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides minus the mean of their pair, in float64; partners are each other's negative to the last bit."""
+    half = differences(h0, h1, labels) / 2.0
+    centred = np.empty((2, *half.shape))
+    centred[0, labels.h0] = -half
+    centred[1, labels.h1 - len(h0)] = half
+    return centred[0], centred[1]
+
+
+def _resolve_center(center: Center, *, paired: bool) -> Literal["pairs"] | None:
+    if center not in ("auto", "pairs", None):
+        raise ValueError(f"center is {center!r}; expected 'auto', 'pairs' or None")
+    if center == "pairs" and not paired:
+        raise ValueError("center is 'pairs' and there are none; give pairs=, or center=None")
+    return "pairs" if paired and center is not None else None
+
+
 def _scan_splits(
-    ranks: Ranks, labels: Labels, splits: list[Split], bin_of_count: np.ndarray, tail: Tail, protocol: Protocol
+    ranks: Ranks, labels: Labels, splits: list[Split], bin_of_count: np.ndarray, tail: DetectTail, protocol: Protocol
 ) -> list[tuple[Trial, np.ndarray, np.ndarray]]:
     """Runs of :func:`detect` under one labelling: what each found, its records in ``[h0; h1]``, its signs."""
     found = []
+    tails: tuple[Tail, ...] = ("right", "left") if tail == "signed" else (tail,)  # type: ignore[assignment]
     for split in splits:
         background = labels.h0[split.background]
         scanned = np.concatenate([labels.h0[split.clean], labels.h1[split.anomalous]])
-        trial = protocol.run(ranks.bins(background, scanned, bin_of_count, tail), split.seed)
+        # The right tail of -x is the left tail of x.
+        bins = np.hstack([ranks.bins(background, scanned, bin_of_count, each) for each in tails])
+        trial = protocol.run(bins, split.seed)
         records = scanned[trial.records]
-        found.append((trial, np.sort(records), ranks.signs(background, records, trial.nodes)))
+        if tail == "signed":
+            nodes, signs = _fold_columns(trial.nodes, bins[trial.records])
+            trial = trial._replace(nodes=nodes)
+        else:
+            signs = ranks.signs(background, records, trial.nodes)
+        undecided = signs == 0
+        if undecided.any():
+            signs[undecided] = ranks.mean_sides(background, records, trial.nodes[undecided])
+            signs[signs == 0] = 1
+        found.append((trial, np.sort(records), signs))
     return found
+
+
+def _fold_columns(columns: np.ndarray, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and signs of the chosen columns of ``[x, -x]``; bins are those of the selected records."""
+    n_nodes = bins.shape[1] // 2
+    nodes = np.unique(columns % n_nodes)
+    chosen = np.isin(nodes, columns), np.isin(nodes + n_nodes, columns)
+    total = bins.sum(axis=0, dtype=np.int64)
+    stronger = np.sign(total[nodes + n_nodes] - total[nodes])
+    signs = np.where(chosen[0] & chosen[1], stronger, np.where(chosen[0], 1, -1))
+    return nodes, signs.astype(np.int8)

@@ -1,6 +1,6 @@
-"""Parquet files of scan runs: one row group of the runs, the configuration in the schema's metadata.
+"""Files of scan runs: Parquet, with the configuration in the schema's metadata, and the text format of the original DeepScan.
 
-The text format of the original DeepScan: one line a run, space-separated, lists comma-separated.
+In the latter a run is a line of fields with spaces between them, and lists have commas.
 """
 
 import json

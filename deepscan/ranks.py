@@ -54,6 +54,17 @@ class Ranks:
         )
         return signs
 
+    def mean_sides(
+        self,
+        background: Integer[np.ndarray, " background"],
+        records: Integer[np.ndarray, " selected"],
+        nodes: Integer[np.ndarray, " chosen"],
+    ) -> Integer[np.ndarray, " chosen"]:
+        """Whether the mean rank of the records is above (+1) or below (-1) that of the background; 0 if they are equal."""
+        middle = self.start[nodes].astype(np.int64) + self.stop[nodes]
+        own, other = middle[:, records].sum(axis=1), middle[:, background].sum(axis=1)
+        return np.sign(own * background.size - other * records.size).astype(np.int8)
+
     def _mask(self, background: np.ndarray) -> np.ndarray:
         mask = np.zeros(self.order.shape[1], np.uint8)
         mask[background] = 1

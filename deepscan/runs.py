@@ -33,7 +33,8 @@ class ScanRuns:
         ``[clean; anomalous]`` of :func:`deepscan.run_scans`. A record of a mixed run is anomalous exactly where its
         index is at least ``config["sizes"][0]``.
     signs : list of int8 arrays, aligned with ``nodes``
-        +1 where most of the selected records lie above the background's median of that node, -1 below, 0 neither.
+        +1 where most of the selected records lie above the background's median of that node, -1 below, 0 neither (of
+        :func:`deepscan.detect` never 0, see there).
     config : dict
         All options, ``n_nodes``, ``sizes`` of the two pools and the ``seed``.
     p_value : float or None
@@ -46,6 +47,11 @@ class ScanRuns:
     signs: list[Integer[np.ndarray, " _"]]
     config: dict = field(default_factory=dict)
     p_value: float | None = None
+
+    def __repr__(self) -> str:
+        kinds = self.table["kind"]
+        found = "" if self.p_value is None else f"p_value={self.p_value:.4g}, "
+        return f"ScanRuns({found}{(kinds == 'mixed').sum()} mixed and {(kinds == 'null').sum()} null runs, {self.n_nodes} nodes)"
 
     @property
     def n_nodes(self) -> int:
@@ -62,7 +68,8 @@ class ScanRuns:
         Returns
         -------
         (n_nodes,) int8
-            +1 above, -1 below, 0 undecided or never selected.
+            +1 above, -1 below, 0 never selected. Of a node that is above in as many runs as below, the side in the run
+            with the highest score; 0 where no run has a side.
         """
         return self._majority(self._rows("mixed"))
 
@@ -128,9 +135,15 @@ class ScanRuns:
         return count / rows.size if rows.size else np.full(self.n_nodes, np.nan)
 
     def _majority(self, rows: np.ndarray) -> np.ndarray:
+        rows = rows[np.argsort(-self.table["score"].to_numpy()[rows], kind="stable")]
         chosen = np.concatenate([np.empty(0, np.int64), *(self.nodes[row] for row in rows)])
         signs = np.concatenate([np.empty(0, np.int8), *(self.signs[row] for row in rows)])
-        return np.sign(np.bincount(chosen, weights=signs, minlength=self.n_nodes)).astype(np.int8)
+        majority = np.sign(np.bincount(chosen, weights=signs, minlength=self.n_nodes)).astype(np.int8)
+        decided = np.flatnonzero(signs)
+        nodes, first = np.unique(chosen[decided], return_index=True)
+        best = np.zeros_like(majority)
+        best[nodes] = signs[decided[first]]
+        return np.where(majority == 0, best, majority)
 
 
 def auroc(positive: Float[np.ndarray, " positives"], negative: Float[np.ndarray, " negatives"]) -> float:

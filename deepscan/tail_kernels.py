@@ -1,7 +1,4 @@
-"""Kernels that count how many background values lie beyond each activation.
-
-Kernels that look up a value in an ascending row.
-"""
+"""Kernels that look values up in ascending rows, and so count how many background values lie beyond each activation."""
 
 import numpy as np
 

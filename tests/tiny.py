@@ -117,6 +117,7 @@ def make_lm(
 @contextlib.contextmanager
 def count_forwards(lm):
     """Collects the number of statements in every forward pass."""
+    _ = lm.max_tokens  # asked once a model, by a small pass of its own
     sizes = []
     handle = lm.decoder.register_forward_pre_hook(
         lambda _module, _args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True

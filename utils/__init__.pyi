@@ -1,8 +1,12 @@
 from .activations import extract as extract
 from .activations import open_store as open_store
 from .explorer import explore as explore
+from .layers import accuracy_stability as accuracy_stability
 from .layers import best_layer as best_layer
 from .layers import divergence as divergence
+from .layers import early_separation as early_separation
+from .layers import layer_accuracy as layer_accuracy
+from .layers import layer_onset as layer_onset
 from .layers import layer_stability as layer_stability
 from .layers import layer_thirds as layer_thirds
 from .layers import model_thirds as model_thirds
@@ -16,6 +20,7 @@ from .nodes import node_profiles as node_profiles
 from .nodes import node_sets as node_sets
 from .nodes import node_stability as node_stability
 from .nodes import overlap as overlap
+from .statements import draw_parts as draw_parts
 from .statements import find_contrasts as find_contrasts
 from .statements import form_table as form_table
 from .statements import load_identities as load_identities

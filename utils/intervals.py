@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,13 @@ def interval(resampled: Float[np.ndarray, "resample ..."], *, level: float = 0.9
     return np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
+def resample_ratio(
+    values: Float[np.ndarray, "units"], sizes: Real[np.ndarray, "units"], weights: Float[np.ndarray, "resample units"]
+) -> tuple[float, Float[np.ndarray, "resample"]]:
+    """Sum of values over sum of sizes, and the same in every resample."""
+    return float(values.sum() / sizes.sum()), weights @ values / (weights @ sizes)
+
+
 def rank_p_value(effect: float, drawn: np.ndarray) -> float:
     """Two-sided p-value of an effect among those of drawn sets; NaN without any."""
     if not len(drawn):
@@ -36,7 +43,7 @@ def rank_p_value(effect: float, drawn: np.ndarray) -> float:
     return float(min(1.0, 2 * (1 + smaller) / (1 + len(drawn))))
 
 
-def _ratio_of_sums(values: np.ndarray, shift: np.ndarray, weights: np.ndarray) -> Sequence[np.ndarray]:
+def ratio_of_sums(values: np.ndarray, shift: np.ndarray, weights: np.ndarray) -> Sequence[np.ndarray]:
     """Σ values / Σ shift of each cell, and the interval over resampled questions."""
     nothing = np.full(len(values), np.nan)
     if shift.mean() < _SMALLEST_SHIFT:

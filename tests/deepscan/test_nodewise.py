@@ -3,7 +3,6 @@ import pytest
 from scipy import stats
 
 from deepscan import node_test
-from deepscan.relabellings import read_layers, relabel
 from deepscan.splits import label_records, permute_labels
 
 
@@ -157,19 +156,3 @@ def test_narrow_types_and_row_order(data):
 def test_bad_input_is_named(n, options, message, unchecked):
     with pytest.raises(ValueError, match=message):
         node_test(np.ones((n, 3)), np.ones((n, 3)), **options)
-
-
-def test_flips_are_those_of_detect():
-    """Column k of the signs is the k-th relabelling of detect, whatever the order of the rows."""
-    names = np.array(["c", "a", "b"])
-    sides, _ = read_layers(np.ones((3, 1)), np.ones((3, 1)), smallest=1)
-    for pairs in (names, None):
-        relabellings = relabel(sides, pairs, 8, 11)
-        labels = label_records(3, 3, pairs)
-        for k in range(8):
-            permuted = permute_labels(labels, 11, k)
-            if pairs is None:
-                assert set(np.flatnonzero(relabellings.signs[:, 1 + k] < 0)) == set(permuted.h0)
-            else:
-                np.testing.assert_array_equal(relabellings.signs[:, 1 + k] > 0, permuted.h0 < 3)
-    assert relabel(sides, names, 0, 0).align(np.array([1.0, 2.0, 3.0])).tolist() == [3, 1, 2]

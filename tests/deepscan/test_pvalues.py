@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepscan import Background, pvalues
+from deepscan import Background, tails
 from deepscan.ranks import rank_records
 from deepscan.thresholds import bin_counts, bin_pvalues, given_alphas
 
@@ -116,7 +116,7 @@ def test_blocks_of_nodes_change_nothing(monkeypatch, dtype):
     rng = np.random.default_rng(5)
     h0, x = rng.normal(size=(13, 100)).astype(dtype), rng.normal(size=(4, 100)).astype(dtype)
     whole = Background(h0).pvalues(np.asfortranarray(x)).upper
-    monkeypatch.setattr(pvalues, "_BLOCK_BYTES", 500)
+    monkeypatch.setattr(tails, "_BLOCK_BYTES", 500)
     np.testing.assert_array_equal(Background(h0).pvalues(np.asfortranarray(x)).upper, whole)
     np.testing.assert_array_equal(Background(h0).pvalues(x).upper, whole)
 

@@ -186,3 +186,9 @@ def test_pools_need_the_nodes_of_the_background(data, unchecked):
     bg, clean, anomalous = data
     with pytest.raises(ValueError, match="anomalous has 59 nodes; expected 60"):
         run_scans(bg, clean, anomalous[:, 1:])
+
+
+def test_the_way_it_is_shown_is_short(data):
+    runs = run_scans(*data, **SMALL)
+    assert len(repr(runs)) < 100
+    assert "nodes" in repr(runs)

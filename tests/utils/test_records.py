@@ -1,11 +1,12 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from utils.records import StageLog, key_of, replace_text, write_frame
+from utils.records import StageLog, is_moving, key_of, replace_text, write_frame
 
 FRAME = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
 
@@ -150,10 +151,79 @@ def test_older_stages_are_kept_and_older_facts_are_not(tmp_path):
     second = StageLog(tmp_path, {"seed": 2})
     second.stage("nodes", "k", lambda: None, exists=False)
     second.finish()
+    assert read(tmp_path)["config"] == {"seed": 1}  # until there are new results
+    second.add(best_layer=5)
+    second.finish()
     record = read(tmp_path)
     assert list(record["stages"]) == ["scan", "nodes"]
-    assert record["config"] == {"seed": 2}
-    assert "best_layer" not in record
+    assert (record["config"], record["best_layer"]) == ({"seed": 2}, 5)
+
+
+def finish(folder, key, *, stop_before_the_end=False, options=None):
+    """A study of two tables in a folder; returns what its tables hold."""
+    log = StageLog(folder, options or {})
+    found = {name: log.table(name, key, lambda: FRAME.assign(key=key)) for name in ("layers", "scans/alpha")}
+    log.leave_out("topics")
+    if not stop_before_the_end:
+        log.add(best_layer=key)
+        log.finish()
+    return {name: table["key"].iloc[0] for name, table in found.items()}
+
+
+def tables(folder):
+    return {name: pd.read_parquet(folder / f"{name}.parquet")["key"].iloc[0] for name in ("layers", "scans/alpha")}
+
+
+def test_a_finished_study_stays_until_the_next_is_finished(tmp_path):
+    finish(tmp_path, "a")
+    write_frame(tmp_path / "topics.parquet", FRAME)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert finish(tmp_path, "b", stop_before_the_end=True) == {"layers": "b", "scans/alpha": "b"}
+    assert {path: path.read_bytes() for path in before} == before
+    assert finish(tmp_path, "a") == {"layers": "a", "scans/alpha": "a"}  # not those of b
+    assert tables(tmp_path) == {"layers": "a", "scans/alpha": "a"}
+    finish(tmp_path, "b")
+    assert (tables(tmp_path), read(tmp_path)["best_layer"]) == ({"layers": "b", "scans/alpha": "b"}, "b")
+    assert {path.name for path in tmp_path.rglob("*")} == {"study.json", "layers.parquet", "scans", "alpha.parquet"}
+
+
+@pytest.mark.parametrize("move", [1, 2, 3])
+def test_an_interrupted_move_is_completed(tmp_path, monkeypatch, move):
+    finish(tmp_path, "a")
+    original, calls = os.replace, []
+
+    def interrupted(source, target):
+        if ".next" in Path(source).parts and ".next" not in Path(target).parts:
+            calls.append(1)
+            if len(calls) == move:
+                raise KeyboardInterrupt
+        original(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finish(tmp_path, "b")
+    assert is_moving(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.records.write_frame", None)  # nothing is made again
+        finish(tmp_path, "b")
+    assert not is_moving(tmp_path)
+    assert (tables(tmp_path), read(tmp_path)["best_layer"]) == ({"layers": "b", "scans/alpha": "b"}, "b")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 and no more", "other"])
+def test_a_damaged_table_is_made_again(tmp_path, content):
+    finish(tmp_path, "a")
+    file = tmp_path / "scans" / "alpha.parquet"
+    before = file.read_bytes()
+    if content is None:
+        file.unlink()
+    elif content == "other":
+        write_frame(file, FRAME)
+    else:
+        file.write_bytes(content)
+    assert finish(tmp_path, "a") == {"layers": "a", "scans/alpha": "a"}
+    assert file.read_bytes() == before
 
 
 def test_interrupted_write_leaves_the_older_file(tmp_path, monkeypatch):

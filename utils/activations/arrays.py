@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from utils.activations.store import create_store, open_existing, open_store
+from utils.activations.layout import create_store
+from utils.activations.store import open_existing, open_store
 from utils.records import key_of
 from utils.statements.load import check_names, topic_of
 
@@ -123,7 +124,7 @@ def _write(
     content = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
     config = {"model": f"arrays in {name}", "fingerprint": key_of(frame, layers, content, values.shape)}
     older = open_existing(path)
-    if older is not None and older.finished and older.config == config:
+    if older is not None and older.finished and older.config == config and not older.damaged():
         return open_store(path)
     if older is not None and "template" in older.config:
         raise ValueError(f"{path} holds activations of a model; choose another folder for the study.")

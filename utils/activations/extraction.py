@@ -1,7 +1,4 @@
-"""Statements through a model, activations of every layer out: one forward pass a statement.
-
-One batch of prompts through the model: padding, a shared beginning run once, and what is kept of each pass.
-"""
+"""Statements through a model, activations of every layer out: one forward pass a statement, what prompts share run once."""
 
 import errno
 import logging
@@ -114,7 +111,7 @@ def extract(
         **({"n_heads": lm.n_heads} if component == "heads" else {}),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    width = component_width(lm, component)
+    width = component_width(lm, component, chosen)
     dtype = "float16" if lm.dtype == torch.float16 else "float32"
     if store is None:
         several = () if isinstance(position, str) else (len(position),)
@@ -283,7 +280,8 @@ def _run_once(
     caught: dict[tuple[Position, int], torch.Tensor] = {}
 
     def catch(layer: int, value: torch.Tensor) -> None:  # (B, T, d) or (B, T, H, d)
-        for name, own in weights.items():
+        for name in names:
+            own = weights[name]
             if name == "mean":
                 picked = torch.einsum("bt,bt...->b...", own.to(value.device), value.float())
             else:

@@ -1,6 +1,7 @@
 """The batch plan: in which order statements go through the model, and the store that follows it."""
 
 import hashlib
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from utils.activations.store import ActivationStore, create_store, open_existing
+from utils.activations.layout import create_store, restore_labels
+from utils.activations.store import ActivationStore, open_existing
 from utils.models.prompts import Prompt
+
+logger = logging.getLogger(__name__)
 
 # Padded tokens a batch. On a CPU larger batches gain nothing and smaller ones lose to overhead; a GPU wants more.
 _CPU_TOKENS, _GPU_TOKENS = 2048, 16384
@@ -67,7 +71,11 @@ def prepare_store(
     older = open_existing(path)
     if older is not None:
         differs = [name for name in config if name != "versions" and older.config.get(name) != config[name]]
-        same_layers = older.group["layer"][:].tolist() == layers  # type: ignore[index,union-attr]
+        if not differs and not older.labels_intact:
+            logger.warning("the labels of %s are damaged", path)
+            older = restore_labels(older, plan.rows, layers)
+    if older is not None:
+        same_layers = np.array_equal(older.labels["layer"], layers)  # type: ignore[arg-type]
         if differs or not same_layers:
             what = ", ".join([*differs, *([] if same_layers else ["layers"])])
             raise ValueError(f"{path} holds activations made with another {what}; choose another store or remove it.")
@@ -115,7 +123,7 @@ def _retired(path: Path) -> Path:
 
 def _same_labels(store: ActivationStore, frame: pd.DataFrame) -> bool:
     """Whether a store holds exactly these statements under these labels and in this order."""
-    order = np.argsort(store.group["order"][:], kind="stable")  # type: ignore[index,arg-type]
+    order = np.argsort(np.asarray(store.labels["order"]), kind="stable")
     names = {
         "statement": "id",
         "persona": "persona",
@@ -125,14 +133,14 @@ def _same_labels(store: ActivationStore, frame: pd.DataFrame) -> bool:
         "key": "key",
     }
     return all(
-        np.array_equal(np.asarray(store.group[name][:])[order], frame[column].astype(str).to_numpy())  # type: ignore[index]
+        np.array_equal(np.asarray(store.labels[name])[order], frame[column].astype(str).to_numpy())
         for name, column in names.items()
     )
 
 
 def follow(plan: Plan, store: ActivationStore) -> Plan:
     """The plan that a store was laid out with, over the same prompts."""
-    order = np.asarray(store.group["order"][:])  # type: ignore[index]
+    order = np.asarray(store.labels["order"])
     place = {int(asked): i for i, asked in enumerate(plan.rows["order"])}
     rows = [place[int(asked)] for asked in order]
     return Plan(plan.rows.iloc[rows].reset_index(drop=True), [plan.prompts[i] for i in rows], store.batch_rows)  # type: ignore[arg-type]

@@ -1,8 +1,7 @@
-"""The preference of every held-out pair under every cell of a causal check, run in parts that survive an interruption.
+"""What a causal check measures: the preference of every held-out pair under every node set, and what interventions cost.
 
-What an intervention costs: how well the model still predicts neutral text and answers questions under it.
-
-The prompts of a causal check, and what nodes are overwritten with there.
+Preferences are run in parts that survive an interruption. The cost is how well the model still predicts neutral text and
+answers questions.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +21,11 @@ from utils.causal.interventions import Intervention
 from utils.causal.plan import Cell, Replacements, first_checks, make_intervention
 from utils.causal.scoring import CachedPrompts, mean_residuals, score_interventions
 from utils.causal.settings import CausalConfig, Check
-from utils.intervals import interval, resample_weights
+from utils.intervals import interval, resample_ratio, resample_weights
 from utils.models.language_model import LanguageModel
 from utils.nodes.scans import LayerNodes
 from utils.options import Scope
-from utils.records import key_of, write_frame
+from utils.records import is_intact, key_of, write_frame
 from utils.responses.measures import (
     Readout,
     agreement_readout,
@@ -144,7 +143,7 @@ def collect_values(
             for first in range(0, len(own), _TOGETHER):
                 part = own[first : first + _TOGETHER]
                 path = folder / f"{key_of(base, [_describe(cell) for cell in part])}.parquet"
-                if not path.exists():
+                if not is_intact(path, {}):
                     write_frame(path, run(part))
                 frames.append(pd.read_parquet(path))
                 bar.update(sum(cell.selector != CLEAN for cell in part))
@@ -272,6 +271,6 @@ def measure_costs(
 
 
 def _compare(values: np.ndarray, sizes: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
-    """Sum of values over sum of sizes, with its interval."""
-    low, high = interval(weights @ values / (weights @ sizes))
-    return float(values.sum() / sizes.sum()), float(low), float(high)
+    point, resampled = resample_ratio(values, sizes, weights)
+    low, high = interval(resampled)
+    return point, float(low), float(high)

@@ -1,18 +1,22 @@
 """Which node sets a causal check runs, and what it does to them."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from utils.causal.effects import CLEAN, DENSE, MATCHED, RANDOM, TURNED
 from utils.causal.interventions import Intervention, ablate, ablate_along, steer, steer_along
-from utils.causal.settings import CausalConfig, Check
+from utils.causal.settings import CausalConfig, Check, parse_check
+from utils.intervals import FEWEST
 from utils.nodes.controls import matched_sets, random_sets
 from utils.nodes.scans import LayerNodes
 from utils.nodes.sets import NodeSet
+from utils.options import Scope
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,25 @@ class Replacements:
     mean: Float[np.ndarray, " d"]
     resampled: Float[np.ndarray, "prompt d"]
     matched: Float[np.ndarray, "prompt d"]
+
+
+def check_numbers(config: CausalConfig) -> None:
+    """Raise a ValueError that names an option which cannot be."""
+    if not config.checks:
+        raise ValueError("there is nothing to check; give at least one check such as steer/likelihood/neutral.")
+    for check in config.checks:
+        parse_check(str(check))
+    if config.scope not in get_args(Scope):
+        raise ValueError(f"unknown scope {config.scope!r}; expected {', '.join(get_args(Scope))}.")
+    if config.n_pairs < FEWEST:
+        raise ValueError(f"n_pairs must be at least {FEWEST}, not {config.n_pairs}: fewer give no interval.")
+    for name, least in (("n_random", 1), ("n_curve", 1), ("n_matched", 0), ("n_cost", 0), ("permutations", 0)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(config, name)}.")
+    if wrong := [strength for strength in (config.strength, *config.strengths) if not math.isfinite(strength)]:
+        raise ValueError(f"strengths must be finite numbers, not {wrong[0]}.")
+    if wrong := [size for size in config.sizes if size < 1]:
+        raise ValueError(f"set sizes must be at least 1, not {wrong[0]}.")
 
 
 def plan_main(config: CausalConfig, found: LayerNodes, sets: Mapping[str, NodeSet]) -> Iterator[Cell]:

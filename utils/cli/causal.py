@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from utils.causal.settings import CHECKS, CausalConfig, parse_check
-from utils.cli.numbers import read_floats, read_integers
+from utils.cli.options import Seed, StudyDevice, StudyDtype, StudyFolder, StudyModel, read_numbers
 from utils.options import Scope
 
 EXAMPLES = """
@@ -25,8 +25,10 @@ EXAMPLES = """
 
 
 def causal(
-    folder: Annotated[Path, typer.Argument(help="A study folder, as personascope study writes it.")],
-    persona: Annotated[str | None, typer.Option(help="Whose nodes; that with the smallest p-value by default.")] = None,
+    folder: StudyFolder,
+    persona: Annotated[
+        str | None, typer.Option(help="Whose nodes; that with the highest pair accuracy on select by default.")
+    ] = None,
     layer: Annotated[int | None, typer.Option(help="Where; the scanned layer by default.")] = None,
     check: Annotated[
         list[str] | None,
@@ -57,12 +59,10 @@ def causal(
         int, typer.Option(min=0, help="Questions and neutral texts for the cost; 0 for none.")
     ] = CausalConfig.n_cost,
     out: Annotated[Path | None, typer.Option(help="Folder; causal/PERSONA in the study's by default.")] = None,
-    model: Annotated[str | None, typer.Option(help="The study's model, where it lies elsewhere now.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; the study's by default.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, float32, float16 or bfloat16; the study's by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = CausalConfig.seed,
+    model: StudyModel = None,
+    device: StudyDevice = None,
+    dtype: StudyDtype = None,
+    seed: Seed = CausalConfig.seed,
 ) -> None:
     """Check whether the scanned nodes matter: change them, and fair controls, and see what the model prefers to say."""
     from utils.experiments.causal import run_causal
@@ -86,8 +86,8 @@ def causal(
         size=size,
         scope=scope,
         strength=strength,
-        strengths=read_floats("--strengths", strengths),
-        sizes=read_integers("--sizes", sizes or None) or [],
+        strengths=read_numbers("--strengths", strengths, float),
+        sizes=read_numbers("--sizes", sizes),
         layers=[k for k in study.activations["layer"].to_numpy().tolist() if layer_step and k and k % layer_step == 0],
         n_cost=cost,
         permutations=permutations,

@@ -5,18 +5,28 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, cast, get_args
 
 import typer
 
 from utils.cli.causal import EXAMPLES as CAUSAL_EXAMPLES
 from utils.cli.causal import causal
 from utils.cli.mask import mask_app
-from utils.cli.numbers import read_integers
+from utils.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    Seed,
+    StatementRole,
+    Statements,
+    read_batch_size,
+    read_layers,
+    read_names,
+)
 from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
-from utils.cli.vectors import GENERATE_EXAMPLES, generate
-from utils.options import ContrastName, Position, Role, ScanName, ScoreName, Tail
+from utils.cli.vectors import GENERATE_EXAMPLES, VECTORS_EXAMPLES, generate, vectors
+from utils.options import Center, ContrastName, Position, ProtocolName, ScanName, ScoreName, Tail
 
 app = typer.Typer(
     add_completion=False,
@@ -49,10 +59,11 @@ EXAMPLES = """
 """
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"personascope {importlib.metadata.version('personascope')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -68,12 +79,8 @@ def _root(
 
 @app.command(epilog=EXAMPLES)
 def study(
-    model: Annotated[
-        str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")
-    ] = None,
-    statements: Annotated[
-        str | None, typer.Option(help="CSV, TSV, JSON(L) or Parquet file, a folder of them, or a dataset.")
-    ] = None,
+    model: Model = None,
+    statements: Statements = None,
     personas: Annotated[str | None, typer.Option(help="Comma-separated names; all by default.")] = None,
     topics: Annotated[str | None, typer.Option(help="Comma-separated topics; all by default.")] = None,
     min_confidence: Annotated[
@@ -86,21 +93,34 @@ def study(
         str | None, typer.Option(help="Folder of <persona>_positive.npy and _negative.npy to start from.")
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Layers to extract, e.g. 1-30 or 0,6,12; all by default.")] = None,
-    position: Annotated[Position, typer.Option(help="Token whose activation is kept.")] = "last",
-    role: Annotated[Role, typer.Option(help="Turn of the chat template that holds the statement.")] = "system",
+    position: Annotated[
+        str,
+        typer.Option(help="Tokens to read, comma-separated: last, statement, mean. Scans and nodes are of the first."),
+    ] = "last,mean",
+    role: StatementRole = "system",
     out: Annotated[Path | None, typer.Option(help="Study folder; output/<model> by default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     batch_size: Annotated[str, typer.Option(help="Statements a batch, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Seed = 0,
     runs: Annotated[int, typer.Option(min=1, help="Scan runs a persona.")] = 40,
     permutations: Annotated[
         int, typer.Option(min=19, help="Permutations; the smallest p-value is 1/(1 + this).")
     ] = 299,
-    clean: Annotated[int, typer.Option(min=1, help="Clean records a run.")] = 15,
-    anomalous: Annotated[int, typer.Option(min=1, help="Anomalous records a run.")] = 15,
+    flips: Annotated[int, typer.Option(min=19, help="Relabellings of every test but the scan's.")] = 999,
+    clean: Annotated[int | None, typer.Option(min=1, help="Clean records a run; 15, or fewer to fit.")] = None,
+    anomalous: Annotated[int | None, typer.Option(min=1, help="Anomalous records a run; 15, or fewer to fit.")] = None,
     score: Annotated[ScoreName, typer.Option(help="Berk–Jones, Higher Criticism or Kolmogorov–Smirnov.")] = "bj",
-    tail: Annotated[Tail, typer.Option(help="Tail of the p-values.")] = "two-sided",
+    tail: Annotated[
+        Tail, typer.Option(help="Tail of the p-values; auto: two-sided with pairs, signed without.")
+    ] = "auto",
+    center: Annotated[Center, typer.Option(help="Scan pair-centred activations (auto, pairs) or raw ones.")] = "auto",
+    protocol: Annotated[
+        ProtocolName, typer.Option(help="paper: show the scan as Cintas et al. ran it, too (descriptive).")
+    ] = "pairs",
+    power_draws: Annotated[
+        int, typer.Option(min=0, help="Draws at each number of pairs for the power of the tests; 0 leaves it out.")
+    ] = 5,
     contrast: Annotated[
         ContrastName, typer.Option(help="H0: own negative statements, or the other personas of the topic.")
     ] = "direction",
@@ -114,29 +134,33 @@ def study(
     jobs: Annotated[int, typer.Option(min=0, help="Threads of the scan; 0 for all cores.")] = 0,
 ) -> None:
     """Find where personas are encoded: layers, nodes, and how personas overlap."""
-    from utils.study.report import result_table
     from utils.study.run import run_study
     from utils.study.settings import StudyConfig
+    from utils.study.summary import result_table
 
     config = StudyConfig(
         model=model,
         device=device,
         dtype=dtype,
         statements=statements,
-        personas=_names(personas),
-        topics=_names(topics),
+        personas=read_names(personas),
+        topics=read_names(topics),
         min_confidence=min_confidence,
         per_side=per_side,
         activations=activations,
-        layers=read_integers("--layers", layers),
-        position=position,
+        layers=read_layers("--layers", layers),
+        position=_positions(position),
         role=role,
-        batch_size=_batch_size(batch_size),
+        batch_size=read_batch_size(batch_size),
         contrast=contrast,
         scan=scan,
-        scan_layers=read_integers("--scan-layers", scan_layers) or [],
+        scan_layers=read_layers("--scan-layers", scan_layers) or [],
         score=score,
         tail=tail,
+        center=center,
+        flips=flips,
+        protocol=protocol,
+        power_draws=power_draws,
         runs=runs,
         permutations=permutations,
         n_clean=clean,
@@ -152,13 +176,21 @@ def study(
     typer.echo(f"\nlayer {result.best_layer} was scanned; open {result.folder / 'report.html'}")
 
 
+def _positions(text: str) -> Position | tuple[Position, ...]:
+    """One position, or several."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or set(names) - set(get_args(Position)) or len(set(names)) < len(names):
+        raise typer.BadParameter(f"{text!r} is not one or more of last, statement, mean", param_hint="--position")
+    return cast(Position, names[0]) if len(names) == 1 else cast(tuple[Position, ...], tuple(names))
+
+
 @app.command()
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Two or more study folders.")],
     out: Annotated[Path | None, typer.Option(help="Folder for tables, figures and comparison.html.")] = None,
 ) -> None:
     """Put several studies side by side: models, or statements."""
-    from utils.comparison.compare import run_compare
+    from utils.comparison.report import run_compare
     from utils.comparison.tables import comparison_table
 
     typer.echo(comparison_table(run_compare(folders, out)))
@@ -168,10 +200,8 @@ def compare(
 
 @app.command()
 def info(
-    model: Annotated[
-        str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    model: Model = None,
+    device: Device = "cpu",
 ) -> None:
     """Show what was found of a model: layers, parts of a block, heads, template."""
     from utils.models.load import load_model
@@ -209,6 +239,7 @@ def info(
 
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
+app.command(epilog=VECTORS_EXAMPLES)(vectors)
 app.command(epilog=GENERATE_EXAMPLES)(generate)
 
 
@@ -235,28 +266,18 @@ def main() -> None:
         sys.exit(2)
 
 
-def _batch_size(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"--batch-size {text!r} is not a whole number above 0 or auto.")
-    return int(text)
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _default_folder(config) -> Path:
     """``output/<model>``, with what the activations were made from where that is not the default."""
     from utils.models.checkpoints import DEFAULT_MODEL
+    from utils.study.settings import positions_of
 
     base = Path(config.activations or config.model or DEFAULT_MODEL)
     name = base.stem if base.suffix == ".gguf" else base.name
     extra = [Path(config.statements).stem] if config.statements else []
+    positions = "-".join(positions_of(config))
     extra += [
         value
-        for value in (config.position, config.role, config.contrast)
-        if value not in ("last", "system", "direction")
+        for value in (positions, config.role, config.contrast)
+        if value not in ("last-mean", "system", "direction")
     ]
     return Path("output") / "-".join([name, *extra])

@@ -1,28 +1,78 @@
-"""The commands ``personascope mask``: calibrate, build, evaluate, and generate side by side."""
+"""The commands ``personascope mask``: all of it in a folder, or step by step, and answers side by side."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from utils.cli.numbers import read_integers
-from utils.options import MaskGroup, MaskScope, MaskScore, Role, Side
+from utils.cli.options import Device, Dtype, Model, Seed, StatementRole, Statements, read_layers, read_numbers
+from utils.folders import check_folder, check_target
+from utils.options import MaskGroup, MaskScope, MaskScore, Side
+
+if TYPE_CHECKING:
+    import pandas
 
 mask_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Personality subnetworks: the weights that a persona's statements lean on.",
+    help="Personality subnetworks: the weights that a persona's statements lean on. Give model, dtype, pairs and seed alike "
+    "for all steps.",
 )
 
-Model = Annotated[str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")]
-Statements = Annotated[
-    str | None, typer.Option(help="CSV, TSV, JSON(L) or Parquet file, a folder of them, or a dataset.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16; the same for all steps.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn; the same for all steps.")]
 Pairs = Annotated[int, typer.Option(min=1, help="Pairs of a persona to calibrate on; the same for all steps.")]
+
+
+@mask_app.command()
+def run(
+    persona: Annotated[str, typer.Argument(help="Name of the persona in the statements.")],
+    unrelated: Annotated[
+        str | None, typer.Option(help="Another persona, whose mask is measured for comparison.")
+    ] = None,
+    score: Annotated[MaskScore, typer.Option(help="What makes a weight count.")] = "relu",
+    sparsities: Annotated[
+        str, typer.Option(help="To choose from on the select pairs, comma-separated.")
+    ] = "0.1,0.2,0.4",
+    shuffles: Annotated[int, typer.Option(min=0, help="Masks from sides of which half are swapped.")] = 3,
+    pairs: Pairs = 64,
+    questions: Annotated[
+        int, typer.Option(min=1, help="Questions for the accuracy, as many of each right letter.")
+    ] = 16,
+    out: Annotated[Path | None, typer.Option(help="Folder; output/<model>-subnetworks/PERSONA by default.")] = None,
+    model: Model = None,
+    statements: Statements = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    role: StatementRole = "system",
+    seed: Seed = 0,
+) -> None:
+    """All steps in a folder: calibrate, choose the sparsity, build masks and controls, and measure them."""
+    from utils.experiments.subnetworks import SubnetworksConfig, draw_subnetworks, run_subnetworks
+    from utils.models.load import load_model
+    from utils.statements.load import load_statements
+
+    wanted = read_numbers("--sparsities", sparsities, float)
+    if not wanted:
+        raise ValueError("--sparsities is empty; give at least one, such as 0.2.")
+    config = SubnetworksConfig(
+        persona=persona,
+        unrelated=unrelated,
+        score=score,
+        scores=(score,),
+        sparsities=wanted,
+        n_pairs=pairs,
+        n_shuffles=shuffles,
+        n_questions=questions,
+        role=role,
+        seed=seed,
+    )
+    frame = load_statements(statements, [persona, *([unrelated] if unrelated else [])])
+    lm = load_model(model, device=device, dtype=dtype)
+    result = run_subnetworks(lm, frame, config, out or Path("output") / f"{Path(lm.name).name}-subnetworks" / persona)
+    figures = draw_subnetworks(result)
+    typer.echo(f"sparsity {result.record['sparsity']:g}\n")
+    _show(result.summary)
+    typer.echo(f"\ntables, masks and {len(figures)} figures are in {result.folder}")
 
 
 @mask_app.command()
@@ -40,7 +90,7 @@ def calibrate(
     statements: Statements = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    role: Annotated[Role, typer.Option(help="Turn of the chat template that holds the statement.")] = "system",
+    role: StatementRole = "system",
     pairs: Pairs = 50,
     seed: Seed = 0,
 ) -> None:
@@ -48,11 +98,12 @@ def calibrate(
     from utils.models.load import load_model
     from utils.statements.load import load_statements
     from utils.statements.splits import draw_parts, shuffle_sides
-    from utils.subnetworks.build import calibrate as run
+    from utils.subnetworks.build import calibrate as watch
     from utils.subnetworks.linears import coverage
 
     if other and shuffle is not None:
         raise ValueError("--shuffle swaps the sides of one persona's pairs; give it without --other.")
+    check_target(out)
     frame = load_statements(statements, [persona, *([other] if other else [])])
     frame = frame[draw_parts(frame, n_pairs=pairs, rng=seed) == "calibrate"]
     own = frame[frame["persona"] == persona]
@@ -66,7 +117,7 @@ def calibrate(
         positive, negative = shuffle_sides(own, rng=shuffle)
     lm = load_model(model, device=device, dtype=dtype)
     typer.echo(coverage(lm).to_string(index=False, formatters={"weights": "{:,}".format}))
-    run(lm, positive, negative, role=role).save(out)
+    watch(lm, positive, negative, role=role).save(out)
     typer.echo(f"\n{len(positive)} + {len(negative)} statements: {out}")
 
 
@@ -95,13 +146,14 @@ def build(
     from utils.subnetworks.selection import check_sparsity
 
     check_sparsity(sparsity)
+    check_target(out)
     read = Calibration.load(calibration)
     lm = load_model(model, device=device, dtype=dtype)
     options = {
         "sparsity": sparsity,
         "group": group,
         "scope": scope,
-        "layers": read_integers("--layers", layers),
+        "layers": read_layers("--layers", layers),
         "rng": seed,
     }
     options |= {"tau": tau, "length_normalised": length_normalised}
@@ -134,7 +186,7 @@ def evaluate(
     from utils.records import write_frame
     from utils.responses.big_five import find_trait
     from utils.responses.evaluation import Condition, summarise
-    from utils.responses.evaluation import evaluate as run
+    from utils.responses.evaluation import evaluate as measure
     from utils.responses.preference import neutral_texts
     from utils.responses.wording import persona_prompt
     from utils.statements.load import load_statements
@@ -142,6 +194,8 @@ def evaluate(
     from utils.statements.splits import draw_parts
     from utils.subnetworks.masks import PersonaMask
 
+    if out is not None:
+        check_folder(out)
     read = {name: PersonaMask.load(path) for name, path in _name_files(masks).items()}
     frame = load_statements(statements, [persona])
     part = draw_parts(frame, n_pairs=pairs, rng=seed)
@@ -157,21 +211,12 @@ def evaluate(
     ]
     asked = draw_questions(load_questions(), questions, rng=seed)
     trait = find_trait(persona)
-    measured = run(lm, conditions, frame[part == "test"], questions=asked, texts=neutral_texts(asked), trait=trait)
+    measured = measure(lm, conditions, frame[part == "test"], questions=asked, texts=neutral_texts(asked), trait=trait)
     summary = summarise(measured)
     if out is not None:
         write_frame(out / "measured.parquet", measured)
         write_frame(out / "summary.parquet", summary)
-    wide = summary.pivot(index="condition", columns="measure", values="estimate")
-    order = list(dict.fromkeys(summary["measure"]))
-    wide = wide.loc[[each.name for each in conditions], order].rename_axis(index=None, columns=None)
-    typer.echo(wide.to_string(float_format="{:.3f}".format))
-    changes = summary[summary["measure"].isin(["likelihood", "self_report", "two_options", "big_five"])]
-    changes = changes.loc[
-        changes["condition"] != "dense", ["measure", "condition", "change", "change_low", "change_high"]
-    ]
-    typer.echo(f"\nChange from the dense model, with 95 % intervals ({summary['n'].iloc[0]} held-out pairs):")
-    typer.echo(changes.to_string(index=False, float_format="{:.3f}".format))
+    _show(summary)
 
 
 @mask_app.command()
@@ -214,3 +259,17 @@ def _name_files(paths: list[Path]) -> dict[str, Path]:
     if len(set(names)) < len(names):  # they differ in their endings alone
         names = [str(path) for path in paths]
     return dict(zip(names, paths, strict=True))
+
+
+def _show(summary: "pandas.DataFrame") -> None:
+    """Estimates of every condition, and how the preferences change."""
+    wide = summary.pivot(index="condition", columns="measure", values="estimate")
+    conditions, measures = (list(dict.fromkeys(summary[name])) for name in ("condition", "measure"))
+    wide = wide.loc[conditions, measures].rename_axis(index=None, columns=None)
+    typer.echo(wide.to_string(float_format="{:.3f}".format, na_rep="–"))
+    changes = summary[summary["measure"].isin(["likelihood", "self_report", "two_options", "big_five"])]
+    changes = changes.loc[
+        changes["condition"] != "dense", ["measure", "condition", "change", "change_low", "change_high"]
+    ]
+    typer.echo(f"\nChange from the dense model, with 95 % intervals ({summary['n'].iloc[0]} held-out pairs):")
+    typer.echo(changes.to_string(index=False, float_format="{:.3f}".format))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from utils.cli.options import Device, Dtype, Model, read_names
+
 EXAMPLES = """
 **Examples**
 
@@ -19,9 +21,7 @@ EXAMPLES = """
 def patch(
     base: Annotated[str, typer.Option(help="Identity of the runs that are patched.")] = "person",
     source: Annotated[str, typer.Option(help="Identity whose activations are put into them.")] = "weak student",
-    model: Annotated[
-        str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")
-    ] = None,
+    model: Model = None,
     questions: Annotated[str | None, typer.Option(help="CSV, JSONL or Parquet file, or cais/mmlu[/SUBJECT].")] = None,
     identities: Annotated[
         str | None, typer.Option(help="CSV of identities and groups for the heads' attention.")
@@ -38,17 +38,17 @@ def patch(
     groups: Annotated[bool, typer.Option(help="Compare what heads read from groups of identities.")] = True,
     max_tokens: Annotated[int, typer.Option(min=0, help="Tokens run together; bounds memory. 0: by device.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder; output/<model>-patching by default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     seed: Annotated[int, typer.Option(help="Seed of resamples and permutations.")] = 0,
 ) -> None:
     """Find which layers and heads carry an identity into the answer to a multiple-choice question."""
-    from utils.experiments.patching import flip_summary, list_changes, run_patching, write_figures
+    from utils.experiments.patching import draw_patching, flip_summary, list_changes, run_patching
     from utils.models.load import load_model
     from utils.patching.alignment import SEGMENTS, check_segments
     from utils.statements.questions import load_identities, load_questions
 
-    wanted = [name.strip() for name in segments.split(",")]
+    wanted = read_names(segments) or []
     check_segments(wanted)  # pyright: ignore[reportArgumentType]
     asked = load_questions(questions)
     asked = asked.iloc[:: max(1, len(asked) // ask)].head(ask)
@@ -69,7 +69,7 @@ def patch(
         max_tokens=max_tokens or "auto",
         rng=seed,
     )
-    figures = write_figures(result)
+    figures = draw_patching(result)
     shown = {"answers": flip_summary(result.tables["answers"]), "changes": list_changes(result.tables["changes"])}
     shown |= {name: result.tables[name] for name in ("claims", "groups", "agreement") if name in result.tables}
     for name, table in shown.items():

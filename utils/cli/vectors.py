@@ -1,11 +1,26 @@
-"""The command ``personascope generate``: speak under persona vectors."""
+"""The commands ``personascope vectors`` and ``personascope generate``: make persona vectors, test them, speak under them."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from utils.options import TokenPart, VectorMethod
+from utils.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    Seed,
+    Statements,
+    StudyDevice,
+    StudyDtype,
+    StudyFolder,
+    StudyModel,
+    read_layers,
+    read_names,
+    read_numbers,
+)
+from utils.options import CausalMeasure, TokenPart, VectorMethod
+from utils.vectors.settings import VectorsConfig
 
 GENERATE_EXAMPLES = """
 **Examples**
@@ -21,9 +36,15 @@ GENERATE_EXAMPLES = """
 `personascope generate --vectors output/my-model/vectors/all/vectors.safetensors --ablate openness "..."` — from a file
 """
 
-Model = Annotated[str | None, typer.Option(help="Folder, .gguf file or hub id; the embedded model by default.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")]
+VECTORS_EXAMPLES = """
+**Examples**
+
+`personascope vectors output/SmolLM2-135M-Instruct` — fit, test and write the vectors of all personas
+
+`personascope vectors output/llama --personas neuroticism,openness --random 99 --device cuda` — two, finer p-values
+
+`personascope vectors output/llama --gguf` — also control vectors for repeng and llama.cpp
+"""
 
 
 def generate(
@@ -49,11 +70,11 @@ def generate(
     system: Annotated[str | None, typer.Option(help="A system prompt for all answers.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 60,
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token each time.")] = 0.0,
-    statements: Annotated[str | None, typer.Option(help="CSV or JSONL file, or a folder of them.")] = None,
+    statements: Statements = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of sampled answers.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Let the model answer, plain and under persona vectors, side by side."""
     from utils.models.load import load_model
@@ -70,13 +91,21 @@ def generate(
         raise ValueError(f"--sweep goes over the strengths of one persona, not of {len(strengths)}; give one --steer.")
     lm = load_model(model, device=device, dtype=dtype)
     held = _find_vectors(lm, vectors, personas, layer, statements, method)
-    fixed = [change for name, (low, high) in bounds.items() for change in cap_vectors(lm, held[name], low, high)]
-    fixed += ablate_vectors(lm, held[ablate]) if ablate else []
+    fixed = [
+        change
+        for name, (low, high) in bounds.items()
+        for change in cap_vectors(lm, held[name], low, high, layers=held.layers)
+    ]
+    fixed += ablate_vectors(lm, held[ablate], layers=held.layers) if ablate else []
     options: dict[str, Any] = {"system": system, "max_tokens": max_tokens, "temperature": temperature, "rng": seed}
     shown = held.at(held.layers[-1])
 
     def answer(added: dict[str, float], *, changed: bool = True) -> tuple[str, str]:
-        changes = [*(add_vectors(lm, held[list(added)], added) if added else []), *fixed] if changed else []
+        changes = (
+            [*(add_vectors(lm, held[list(added)], added, layers=held.layers) if added else []), *fixed]
+            if changed
+            else []
+        )
         with steering(lm, changes, tokens=tokens):
             said = lm.generate(question, **options)[0]
         # Read without steering: what was said, and not what was put in.
@@ -99,6 +128,76 @@ def generate(
         return
     for label, (said, score) in {"plain": answer({}, changed=False), "steered": answer(strengths)}.items():
         typer.echo(f"{label} [{score}]: {said}\n")
+
+
+def vectors(
+    folder: StudyFolder,
+    personas: Annotated[str | None, typer.Option(help="Comma-separated names; all by default.")] = None,
+    method: Annotated[VectorMethod, typer.Option(help="How vectors are fitted.")] = VectorsConfig.method,
+    measure: Annotated[CausalMeasure, typer.Option(help="Preference that is measured.")] = VectorsConfig.measure,
+    layers: Annotated[str | None, typer.Option(help="Layers to choose from, e.g. 12,17,22; five by default.")] = None,
+    strengths: Annotated[str, typer.Option(help="Strengths to choose from, comma-separated.")] = ",".join(
+        map(str, VectorsConfig.strengths)
+    ),
+    bound: Annotated[
+        float, typer.Option(help="Largest perplexity, times that of the model as it is.")
+    ] = VectorsConfig.bound,
+    pairs: Annotated[
+        int, typer.Option(min=5, help="Held-out pairs of a persona to measure on.")
+    ] = VectorsConfig.n_pairs,
+    random: Annotated[
+        int, typer.Option(min=0, help="Random vectors, and vectors of flipped sides, to compare with.")
+    ] = VectorsConfig.n_random,
+    gguf: Annotated[bool, typer.Option("--gguf", help="Also write control vectors for repeng and llama.cpp.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder; vectors/all in the study's by default.")] = None,
+    model: StudyModel = None,
+    device: StudyDevice = None,
+    dtype: StudyDtype = None,
+    seed: Seed = VectorsConfig.seed,
+) -> None:
+    """Fit persona vectors, and test on held-out pairs which personas they turn and at what cost."""
+    from utils.experiments.vectors import describe_turned, draw_vectors, export_vectors, run_vectors
+    from utils.models.load import load_model
+    from utils.study.report import write_report
+    from utils.study.results import open_study
+
+    study = open_study(folder)
+    made = study.config
+    config = VectorsConfig(
+        personas=read_names(personas),
+        method=method,
+        measure=measure,
+        layers=read_layers("--layers", layers),
+        strengths=read_numbers("--strengths", strengths, float),
+        bound=bound,
+        n_pairs=pairs,
+        n_random=random,
+        n_flipped=random,
+        seed=seed,
+    )
+    lm = load_model(model or made["model"], device=device or made["device"], dtype=dtype or made["dtype"])
+    result = run_vectors(lm, study, config, out=out)
+    draw_vectors(result, study)
+    shown = [
+        "persona",
+        "effect",
+        "low",
+        "high",
+        "random_mean",
+        "p_random_adjusted",
+        "p_flipped_adjusted",
+        "perplexity_ratio",
+    ]
+    typer.echo(result.turned[shown].to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
+    typer.echo("\n" + " ".join(describe_turned(result)))
+    if gguf:
+        for path in export_vectors(lm, result):
+            typer.echo(str(path))
+    if out is None:
+        write_report(study)
+        typer.echo(f"\nopen {study.folder / 'report.html'}")
+    else:
+        typer.echo(f"\ntables, figures and vectors are in {result.folder}")
 
 
 def _find_vectors(

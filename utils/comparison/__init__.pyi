@@ -1,3 +1,3 @@
 from .compare import Comparison as Comparison
 from .compare import compare_studies as compare_studies
-from .compare import run_compare as run_compare
+from .report import run_compare as run_compare

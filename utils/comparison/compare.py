@@ -1,23 +1,29 @@
 """Several studies side by side: the same personas in other models, or by other statements.
 
-What is compared has a meaning in every model: curves over relative depth (layer k of L at k/L), verdicts, detection, and
-how far the node sets of two personas overlap within one study. Node numbers of different models have nothing to do with
+What is compared has a meaning in every model: pair accuracy and its tests, curves and onsets over relative depth (layer k
+of L at k/L), verdicts, and how far the node sets of two personas overlap within one study. All is at the position of each
+study's scans. Node numbers of different models have nothing to do with
 each other and are never compared.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from utils.comparison.differences import list_differences
-from utils.study.results import Study, open_study
+from utils.study.results import Study
+from utils.study.summary import LEVEL
 
-LEVEL = 0.05
+# The tests of a persona, in the order in which they are shown, and their adjusted p-values in the table of detection.
+TESTS = {
+    "separation": "separation_p_adjusted",
+    "calibrated": "calibrated_p_adjusted",
+    "scan": "p_adjusted",
+}
 
 
 @dataclass(frozen=True)
@@ -27,21 +33,28 @@ class Comparison:
     Attributes
     ----------
     curves
-        ``Study.layers`` of every study, with ``depth``: the layer over the last layer, 0 to 1.
+        ``Study.layers`` of every study, with ``depth``: the layer over the last layer, 0 to 1; and pair accuracy with its 95 %
+        interval and ``accuracy_p_adjusted`` over the layers, as of :func:`utils.layers.layer_accuracy`.
     thirds
-        One row a study and persona, as of :func:`utils.layers.layer_thirds`. ``status``: judged, no such persona, or not
-        judged (not every layer was extracted, or the study is older than the verdict).
+        ``Study.thirds`` of every study, by pair accuracy, as of :func:`utils.layers.layer_thirds` and
+        :func:`utils.layers.early_separation`. ``status``: judged, no such persona, or not judged (not every layer was
+        extracted, or fewer than three).
     detection
-        One row a study and persona at the layer that was scanned: ``p_value``, ``p_adjusted`` (Benjamini–Hochberg within the
-        study), ``precision``, ``recall``, ``auroc`` (individual scans only) and node set sizes as of
-        :func:`utils.study.results.summarise`; ``probe_auroc`` with its 95 % interval; the form baseline; ``n_h1, n_h0`` test
-        statements. ``status``: scanned or no such persona.
+        One row a study and persona at the layer that was scanned, p-values adjusted (Benjamini–Hochberg) within the study:
+        ``accuracy`` of pairs with its 95 % interval, ``separation_p, calibrated_p`` and the nodes by test
+        ``n_family, n_bh, n_calibrated`` as of :func:`utils.nodes.compare_sides`; of the scan ``p_value``, ``precision``,
+        ``recall``, ``auroc`` (individual scans only) and node set sizes as of :func:`utils.nodes.scans.summarise`;
+        ``probe_auroc`` with its 95 % interval; the form baseline; ``n_h1, n_h0`` test statements. Over all layers:
+        ``onset_depth``, the onset of :func:`utils.layers.layer_onset` over the last layer, with its 95 % interval, and
+        ``onset_p_adjusted``; an onset says something only where this is small. ``status``: scanned or no such persona.
     overlaps
         One row a study and pair of personas, as of :func:`utils.nodes.overlap`; NaN where a persona is missing.
     summary
-        One row a study: model, sizes, the layer that was scanned and its depth; ``n_found`` personas with adjusted p ≤ 0.05,
-        and ``n_shared_found`` of the ``n_shared`` personas that all studies hold; ``smallest_p_alone``, the smallest adjusted
-        p-value that a persona can have if no other is found; and the verdict on the model with d and its 95 % interval.
+        One row a study: model, sizes, the layer that was scanned and its depth; how many of the ``n_personas`` each test
+        finds (adjusted p ≤ 0.05), ``n_separation, n_calibrated, n_scan``, and how many of the ``n_shared`` personas that
+        all studies hold, ``n_shared_separation`` and so on; ``smallest_p_alone``, the smallest adjusted p-value of the scan
+        that a persona can have if no other is found, and ``smallest_p_alone_flips``, that of the other two tests; and the
+        verdict on the model with d and its 95 % interval, and ``n_early`` personas told apart before the last third.
     differences
         What was not the same in all studies, see :func:`utils.comparison.differences.list_differences`. Look here first.
     configurations
@@ -78,7 +91,8 @@ def compare_studies(studies: Mapping[str, Study]) -> Comparison:
     Raises
     ------
     ValueError
-        Fewer than two studies, or one that has no persona in common with any other.
+        Fewer than two studies, one that has no persona in common with any other, or one that is older than the tables that
+        are compared.
     """
     _check_studies(studies)
     held = {name: study.personas for name, study in studies.items()}
@@ -101,50 +115,18 @@ def compare_studies(studies: Mapping[str, Study]) -> Comparison:
     )
 
 
-def run_compare(folders: Sequence[str | Path], out: str | Path | None = None) -> Comparison:
-    """Compare study folders, and write the comparison into ``out`` where it is given.
-
-    Studies are named after their folders, with as much of the path before it as tells them apart.
-
-    Raises
-    ------
-    ValueError
-        As :func:`compare_studies` and :func:`utils.comparison.report.write_comparison`, and a folder that is named twice.
-    FileNotFoundError
-        A folder holds no finished study.
-    """
-    paths = [Path(folder).resolve() for folder in folders]
-    for i, path in enumerate(paths):
-        if path in paths[:i]:
-            raise ValueError(f"{folders[i]} is named twice; name every study folder once.")
-    comparison = compare_studies({_name(path, paths): open_study(path) for path in paths})
-    if out is not None:
-        # Here, as the report takes this module's tables.
-        from utils.comparison.report import write_comparison
-
-        write_comparison(comparison, out)
-    return comparison
-
-
 def _check_studies(studies: Mapping[str, Study]) -> None:
     if len(studies) < 2:
         raise ValueError(f"a comparison takes at least two studies, not {len(studies)}; name another study folder.")
     for name, study in studies.items():
+        if not (study.folder / "onset.parquet").exists():
+            raise ValueError(f"study {name!r} is older than the tests that are compared; run it again.")
         others = {persona for other in studies if other != name for persona in studies[other].personas}
         if not others.intersection(study.personas):
             raise ValueError(
                 f"study {name!r} has no persona in common with the others (it has {', '.join(study.personas)}); "
                 "compare studies of the same personas."
             )
-
-
-def _name(path: Path, paths: Sequence[Path]) -> str:
-    """The shortest end of a path that no other path ends with."""
-    for length in range(1, len(path.parts) + 1):
-        if sum(other.parts[-length:] == path.parts[-length:] for other in paths) == 1:
-            return Path(*path.parts[-length:]).as_posix()
-    # The whole path of one study may be the end of another's.
-    return path.as_posix()
 
 
 def _align(frames: Mapping[str, pd.DataFrame], personas: list[str]) -> pd.DataFrame:
@@ -157,8 +139,11 @@ def _align(frames: Mapping[str, pd.DataFrame], personas: list[str]) -> pd.DataFr
 
 
 def _read_curves(study: Study, name: str) -> pd.DataFrame:
-    depth = study.layers["layer"] / study.record["n_layers"]
-    return _study_first(study.layers.assign(study=name, depth=depth))
+    columns = ["persona", "layer", "accuracy", "accuracy_low", "accuracy_high", "p_adjusted"]
+    accuracy = study.localization[study.localization["position"] == study.position][columns]
+    accuracy = accuracy.rename(columns={"p_adjusted": "accuracy_p_adjusted"})
+    table = study.layers.merge(accuracy, on=["persona", "layer"], how="left", validate="one_to_one")
+    return _study_first(table.assign(study=name, depth=table["layer"] / study.record["n_layers"]))
 
 
 def _read_thirds(study: Study) -> pd.DataFrame:
@@ -166,23 +151,34 @@ def _read_thirds(study: Study) -> pd.DataFrame:
     if study.record.get("thirds") is not None and study.thirds is not None:
         return study.thirds
     quantities = [f"{name}{end}" for name in ("first", "middle", "last", "d") for end in ("", "_low", "_high")]
-    columns = {"persona": "object", "topic": "object", **dict.fromkeys(quantities, "float64"), "verdict": "object"}
+    quantities += ["early_p", "early_p_adjusted", "first_layer"]
+    words = dict.fromkeys(("metric", "persona", "topic", "verdict"), "object")
+    columns = {**words, **dict.fromkeys(quantities, "float64")}
     return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in columns.items()})
 
 
 def _read_detection(study: Study) -> pd.DataFrame:
     scans = study.detection[study.detection["layer"] == study.best_layer]
     layers = study.layers[study.layers["layer"] == study.best_layer]
-    columns = ["persona", "layer", "p_value", "p_adjusted", "precision", "precision_low", "precision_high", "recall"]
+    columns = ["persona", "layer", "accuracy", "accuracy_low", "accuracy_high", "separation_p", "separation_p_adjusted"]
+    columns += ["calibrated_p", "calibrated_p_adjusted", "n_family", "n_bh", "n_calibrated"]
+    columns += ["p_value", "p_adjusted", "precision", "precision_low", "precision_high", "recall"]
     columns += ["recall_low", "recall_high", "chance", "auroc", "node_set", "null_node_set", "n_background"]
     probe = layers[["persona", "probe_auroc", "probe_auroc_low", "probe_auroc_high"]]
     sizes = pd.DataFrame(study.record["sizes"])[["persona", "test_h1", "test_h0"]]
-    table = scans[columns].merge(probe, on="persona", how="left").merge(sizes, on="persona", how="left")
+    table = scans[columns].merge(_read_onset(study), on="persona", how="left", validate="one_to_one")
+    table = table.merge(probe, on="persona", how="left").merge(sizes, on="persona", how="left")
     table = table.rename(columns={"test_h1": "n_h1", "test_h0": "n_h0"})
     if not study.record["has_texts"]:
         return table.assign(form_accuracy=np.nan, gives_away=pd.array([pd.NA] * len(table), dtype="boolean"))
     form = study.form[["persona", "form_accuracy", "gives_away"]].astype({"gives_away": "boolean"})
     return table.merge(form, on="persona", how="left")
+
+
+def _read_onset(study: Study) -> pd.DataFrame:
+    own = study.onset[study.onset["position"] == study.position]
+    depths = {f"onset_depth{end}": own[f"onset{end}"] / study.record["n_layers"] for end in ("", "_low", "_high")}
+    return own[["persona"]].assign(**depths, onset_p_adjusted=own["p_adjusted"])
 
 
 def _read_overlaps(study: Study, name: str, personas: Sequence[str]) -> pd.DataFrame:
@@ -197,8 +193,11 @@ def _read_overlaps(study: Study, name: str, personas: Sequence[str]) -> pd.DataF
 
 
 def _summarise(study: Study, shared: Sequence[str]) -> dict[str, Any]:
-    record, permutations = study.record, study.config["permutations"]
-    found = study.detection[(study.detection["layer"] == study.best_layer) & (study.detection["p_adjusted"] <= LEVEL)]
+    record, permutations, flips = study.record, study.config["permutations"], study.config["flips"]
+    scanned = study.detection[study.detection["layer"] == study.best_layer].set_index("persona")
+    # Persona by persona, what each test finds.
+    found = pd.DataFrame({test: scanned[column] <= LEVEL for test, column in TESTS.items()})
+    of_shared = found[found.index.isin(shared)]
     sizes = pd.DataFrame(record["sizes"])
     thirds = record.get("thirds") or {}
     return {
@@ -208,13 +207,15 @@ def _summarise(study: Study, shared: Sequence[str]) -> dict[str, Any]:
         "best_layer": study.best_layer,
         "best_depth": study.best_layer / record["n_layers"] if record["n_layers"] else np.nan,
         "n_personas": len(study.personas),
-        "n_found": len(found),
+        **{f"n_{test}": int(found[test].sum()) for test in TESTS},
         "n_shared": len(shared),
-        "n_shared_found": int(found["persona"].isin(shared).sum()),
+        **{f"n_shared_{test}": int(of_shared[test].sum()) for test in TESTS},
         "smallest_n_h1": int(sizes["test_h1"].min()),
         "permutations": permutations,
         "smallest_p_alone": min(1.0, len(study.detection) / (1 + permutations)),
-        **{name: np.nan if thirds.get(name) is None else thirds[name] for name in ("d", "d_low", "d_high")},
+        "flips": flips,
+        "smallest_p_alone_flips": min(1.0, len(study.detection) / (1 + flips)),
+        **{name: np.nan if thirds.get(name) is None else thirds[name] for name in ("d", "d_low", "d_high", "n_early")},
         "verdict": thirds.get("verdict"),
     }
 

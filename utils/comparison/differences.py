@@ -26,16 +26,17 @@ _MATTERS = {
     "layers": "depth is relative to the last layer that was extracted, which need not be the model's last",
     "model_dtype": "activations were rounded otherwise",
     "seed": "the test part and all else that is drawn are drawn otherwise",
-    "permutations": "the smallest possible p-value is 1 / (1 + permutations)",
-    "scan_layers": "p-values are corrected over another number of scans",
+    "permutations": "the smallest possible p-value of the scan is 1 / (1 + permutations)",
+    "scan_layers": "p-values are corrected over another number of layers",
     "runs": "precision and node frequencies are means over other numbers of runs",
     **dict.fromkeys(("n_clean", "n_anomalous"), _POWER),
-    **dict.fromkeys(("scan", "score", "tail", "alpha_max", "alphas", "restarts"), _SCAN),
+    "flips": "the smallest possible p-value of the separation test and of the calibrated scan is 1 / (1 + flips)",
+    **dict.fromkeys(("scan", "score", "tail", "center", "alpha_max", "alphas", "restarts"), _SCAN),
     "threshold": "node sets hold nodes of another frequency",
     "personascope": "the program may have changed in between",
 }
-_OPTIONS = ("contrast", "seed", "permutations", "scan_layers", "runs", "n_clean", "n_anomalous", "scan", "score")
-_OPTIONS += ("tail", "alpha_max", "alphas", "restarts", "threshold")
+_OPTIONS = ("contrast", "seed", "permutations", "scan_layers", "runs", "n_clean", "n_anomalous", "flips", "scan")
+_OPTIONS += ("score", "tail", "center", "alpha_max", "alphas", "restarts", "threshold")
 _UNKNOWN = "not known"
 
 
@@ -82,7 +83,10 @@ def _describe(study: Study) -> dict[str, str]:
     """The options of one study, as text."""
     config, made = study.config, study.record["activations"]
     facts = {option: _text(config.get(option, _UNKNOWN)) for option in _OPTIONS}
-    facts |= {name: _text(made.get(name, _UNKNOWN)) for name in ("component", "position", "role", "model_dtype")}
+    facts |= {name: _text(made.get(name, _UNKNOWN)) for name in ("component", "role", "model_dtype")}
+    position = made.get("position", _UNKNOWN)
+    # Of several, the first is scanned; the others change nothing in what is compared.
+    facts["position"] = position[0] if isinstance(position, list) else position
     layers = study.layers["layer"]
     kind = "of arrays" if config.get("activations") else "all" if config.get("layers") is None else "chosen"
     # The last layer is another one in every model: only what was chosen is a difference.

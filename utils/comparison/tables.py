@@ -5,7 +5,8 @@ from textwrap import fill
 import numpy as np
 import pandas as pd
 
-from utils.comparison.compare import LEVEL, Comparison
+from utils.comparison.compare import TESTS, Comparison
+from utils.study.summary import LEVEL
 from utils.viz.style import short_name
 
 
@@ -29,7 +30,7 @@ def list_notes(comparison: Comparison) -> list[str]:
     for name, rows in lacking.groupby("study", sort=False):
         notes.append(
             f"{name} has no verdict on the thirds for {', '.join(map(short_name, rows['persona']))}: not every layer was "
-            "extracted, or the study is older than the verdict and is to be run again."
+            "extracted, or there are fewer than three."
         )
     given = comparison.detection[comparison.detection["gives_away"].fillna(False).astype(bool)]
     for name, rows in given.groupby("study", sort=False):
@@ -38,11 +39,16 @@ def list_notes(comparison: Comparison) -> list[str]:
             f"In {name} the form of the statements alone tells the sides apart for {personas}: what is found there may be "
             "form and not persona."
         )
-    for row in comparison.summary[comparison.summary["smallest_p_alone"] > LEVEL].itertuples():
-        notes.append(
-            f"In {row.study} a persona that is alone in being found cannot have an adjusted p below "
-            f"{row.smallest_p_alone:.2g} ({row.permutations} permutations)."
-        )
+    for tests, smallest, draws in (
+        ("the scan", "smallest_p_alone", "permutations"),
+        ("the separation test and the calibrated scan", "smallest_p_alone_flips", "flips"),
+    ):
+        table = comparison.summary[comparison.summary[smallest] > LEVEL]
+        for name, least, count in zip(table["study"], table[smallest], table[draws], strict=True):
+            notes.append(
+                f"In {name} a persona that is alone in being found cannot have an adjusted p below {least:.2g} by {tests} "
+                f"({count} {draws})."
+            )
     notes.append(
         "p-values are corrected within each study, not over studies. That a persona is found in one study and not in another "
         "does not show that the two differ."
@@ -51,8 +57,9 @@ def list_notes(comparison: Comparison) -> list[str]:
 
 
 def study_table(comparison: Comparison) -> pd.DataFrame:
-    """One row a study."""
+    """One row a study: what was scanned, how many personas each test finds, and the two answers about the last third."""
     table = comparison.summary
+    found = {f"{test} finds": _count(table, test) for test in TESTS}
     return pd.DataFrame(
         {
             "study": table["study"],
@@ -60,36 +67,45 @@ def study_table(comparison: Comparison) -> pd.DataFrame:
             "scanned layer": [
                 f"{row.best_layer} of {row.n_layers} ({row.best_depth:.0%})" for row in table.itertuples()
             ],
-            "found": [f"{row.n_found} of {row.n_personas}" for row in table.itertuples()],
-            "of shared": [f"{row.n_shared_found} of {row.n_shared}" for row in table.itertuples()],
+            **found,
             "last third": _name_verdicts(table["verdict"]),
             "d (95 %)": _intervals(table, "d", ".4f"),
+            "told apart earlier": [
+                "–" if np.isnan(early) else f"{early:.0f} of {n}"
+                for early, n in zip(table["n_early"], table["n_personas"], strict=True)
+            ],
         }
     )
 
 
 def persona_table(comparison: Comparison) -> pd.DataFrame:
-    """One row a persona and study."""
-    thirds = comparison.thirds[["study", "persona", "d", "d_low", "d_high", "verdict"]]
+    """One row a persona and study: pair accuracy, its test and its onset first, then the two scans and the last third."""
+    thirds = comparison.thirds[["study", "persona", "d", "d_low", "d_high", "verdict", "early_p_adjusted"]]
     table = comparison.detection.merge(thirds, on=["study", "persona"])
     order = {persona: i for i, persona in enumerate(comparison.personas)}
     table = table.sort_values("persona", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     missing = table["status"] != "scanned"
+    # Without a difference there is no layer at which it begins.
+    onset = table.assign(onset_depth=table["onset_depth"].where(table["onset_p_adjusted"] <= LEVEL))
     return pd.DataFrame(
         {
             "persona": table["persona"].map(short_name),
             "study": table["study"],
-            "p": _numbers(table["p_value"], ".3f"),
-            "adjusted p": _numbers(table["p_adjusted"], ".3f"),
-            "precision": _numbers(table["precision"], ".2f"),
-            "probe AUROC (95 %)": _intervals(table, "probe_auroc", ".2f"),
+            "pair accuracy (95 %)": _intervals(table, "accuracy", ".2f"),
+            "separation p": _numbers(table["separation_p_adjusted"], ".3f"),
+            "onset, depth (95 %)": _intervals(onset, "onset_depth", ".2f"),
             "form accuracy": _numbers(table["form_accuracy"], ".2f"),
+            "calibrated p": _numbers(table["calibrated_p_adjusted"], ".3f"),
+            "scan p": _numbers(table["p_adjusted"], ".3f"),
+            "precision": _numbers(table["precision"], ".2f"),
             "node set (flipped)": [
                 "–" if np.isnan(own) else f"{own:.0f} ({null:.0f})"
                 for own, null in zip(table["node_set"], table["null_node_set"], strict=True)
             ],
+            "probe AUROC (95 %)": _intervals(table, "probe_auroc", ".2f"),
             "last third": _name_verdicts(table["verdict"]).mask(missing, "no such persona"),
             "d (95 %)": _intervals(table, "d", ".4f"),
+            "earlier p": _numbers(table["early_p_adjusted"], ".3f"),
         }
     )
 
@@ -132,6 +148,15 @@ def _write_differences(table: pd.DataFrame) -> str:
 
 def _write(table: pd.DataFrame) -> str:
     return "none" if table.empty else table.to_string(index=False)
+
+
+def _count(summary: pd.DataFrame, test: str) -> list[str]:
+    """How many personas a test finds in each study, and how many of the shared ones where those are fewer."""
+    columns = (summary[f"n_{test}"], summary["n_personas"], summary[f"n_shared_{test}"], summary["n_shared"])
+    return [
+        f"{found} of {n}" + (f" ({found_shared} of {n_shared} shared)" if n_shared < n else "")
+        for found, n, found_shared, n_shared in zip(*columns, strict=True)
+    ]
 
 
 def _numbers(values: pd.Series, form: str) -> list[str]:

@@ -1,19 +1,18 @@
 """Do the scanned nodes matter? The whole of a causal check on a study, written to a folder as it goes.
 
-What is asked of a causal check, against the study and the model: completed, or refused before anything is run.
+What cannot be asked of the study or the model is refused before anything is run.
 """
 
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +29,7 @@ from utils.causal.measure import (
 from utils.causal.plan import (
     Cell,
     Replacements,
+    check_numbers,
     main_strength,
     plan_layer,
     plan_main,
@@ -37,14 +37,14 @@ from utils.causal.plan import (
     plan_strengths,
 )
 from utils.causal.scoring import CachedPrompts, cache_prompts
-from utils.causal.settings import CausalConfig, Check, parse_check
+from utils.causal.settings import CausalConfig, Check
+from utils.folders import check_folder
 from utils.intervals import FEWEST
 from utils.models.language_model import LanguageModel
 from utils.nodes.controls import scanned_nodes
 from utils.nodes.scans import LayerNodes, scan_layer
 from utils.nodes.sets import NodeSet
-from utils.options import Scope
-from utils.records import key_of, replace_text, write_frame
+from utils.records import first_line, key_of, parse_json, replace_text, write_frame
 from utils.responses.wording import persona_prompt
 from utils.statements.contrasts import find_contrasts, restrict
 from utils.statements.splits import HeldOut, hold_out, split_parts
@@ -116,6 +116,7 @@ def run_causal(
     contrast = find_contrasts(acts, contrast=options.contrast, personas=[persona])[0]
     held = hold_out(contrast, split_parts(acts, rng=options.seed), config.n_pairs, rng=config.seed)
     check_rest(held, options)
+    check_folder(folder)
     scanning = {
         **scan_options(options),
         "n_permutations": config.permutations,
@@ -195,14 +196,15 @@ def open_causal(folder: str | Path) -> CausalResult:
     path = folder / "causal.json"
     if not path.exists():
         raise ValueError(f"{folder} does not hold a finished causal check; run personascope causal first.")
-    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("values", "effects", "nodes")}
     costs = folder / "costs.parquet"
-    return CausalResult(
-        folder,
-        json.loads(path.read_text(encoding="utf-8")),
-        costs=pd.read_parquet(costs) if costs.exists() else None,
-        **tables,
-    )
+    try:
+        record = parse_json(path.read_text(encoding="utf-8"))
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("values", "effects", "nodes")}
+        return CausalResult(folder, record, costs=pd.read_parquet(costs) if costs.exists() else None, **tables)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"the causal check in {folder} is damaged ({first_line(error)}); run personascope causal again, or remove the folder."
+        ) from None
 
 
 def _other_persona(
@@ -251,9 +253,9 @@ def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> Ca
     if not study.record["has_texts"]:
         raise ValueError("the study began from arrays and holds no statements to ask the model about.")
     _check_model(lm, study)
-    _check_numbers(config)
+    check_numbers(config)
     layers = study.activations["layer"].to_numpy().tolist()
-    if study.config["position"] == "last":
+    if study.position == "last":
         layers = [layer for layer in layers if layer]  # the same for every statement there
     wanted = [*([config.layer] if config.layer is not None else []), *config.layers]
     if outside := [layer for layer in wanted if layer not in layers]:
@@ -268,15 +270,16 @@ def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> Ca
 
 
 def rank_personas(study: Study) -> list[str]:
-    """The personas of a study by the p-values of its scans, the smallest first."""
-    at_best = study.detection[study.detection["layer"] == study.best_layer]
-    return at_best.sort_values("p_value", kind="stable")["persona"].tolist()
+    """The personas of a study by their pair accuracy on the ``select`` pairs, which nothing is measured on, the best first."""
+    table = pd.read_parquet(study.folder / "layers_select.parquet")
+    at_best = table[table["layer"] == study.best_layer]
+    return at_best.sort_values("accuracy", ascending=False, kind="stable")["persona"].tolist()
 
 
 def check_rest(held: HeldOut, options: StudyConfig) -> None:
     """Refuse to hold out so many pairs that the rest does not suffice for a scan with the study's options."""
     rest, needed = held.rest, needed_h0(options, paired=held.rest.paired)
-    if len(rest.h0) < needed or len(rest.h1) < options.n_anomalous:
+    if len(rest.h0) < needed or len(rest.h1) < (options.n_anomalous or 0):
         unit = "pairs" if rest.paired else "H0 statements"
         most = len(held.h1) - (needed - len(rest.h0))
         advice = f"measure on at most {most} pairs" if most >= FEWEST else "a study of more statements is needed"
@@ -300,21 +303,3 @@ def _check_model(lm: LanguageModel, study: Study) -> None:
         f"{study.folder} is a study of another model ({made.get('model')}, weights {made.get('fingerprint')}); this is "
         f"{lm.name}, weights {lm.fingerprint}. Load the study's model."
     )
-
-
-def _check_numbers(config: CausalConfig) -> None:
-    if not config.checks:
-        raise ValueError("there is nothing to check; give at least one check such as steer/likelihood/neutral.")
-    for check in config.checks:
-        parse_check(str(check))
-    if config.scope not in get_args(Scope):
-        raise ValueError(f"unknown scope {config.scope!r}; expected {', '.join(get_args(Scope))}.")
-    if config.n_pairs < FEWEST:
-        raise ValueError(f"n_pairs must be at least {FEWEST}, not {config.n_pairs}: fewer give no interval.")
-    for name, least in (("n_random", 1), ("n_curve", 1), ("n_matched", 0), ("n_cost", 0), ("permutations", 0)):
-        if getattr(config, name) < least:
-            raise ValueError(f"{name} must be at least {least}, not {getattr(config, name)}.")
-    if wrong := [strength for strength in (config.strength, *config.strengths) if not math.isfinite(strength)]:
-        raise ValueError(f"strengths must be finite numbers, not {wrong[0]}.")
-    if wrong := [size for size in config.sizes if size < 1]:
-        raise ValueError(f"set sizes must be at least 1, not {wrong[0]}.")

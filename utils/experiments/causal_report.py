@@ -4,34 +4,21 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from utils.causal.effects import ASKED, CHECK, TURNED, adjust_checks
 from utils.experiments.causal import CausalResult
 from utils.study.results import Study
+from utils.study.summary import LEVEL
 from utils.viz.causal import describe_check, plot_controls, plot_costs, plot_dose, plot_effect_layers
-from utils.viz.pages import save_figure
+from utils.viz.pages import NUMBERS, Section, read_section, table_html, write_figures, write_section
 from utils.viz.style import short_name
 
-_LEVEL = 0.05
 # The columns of the main comparison as it is read.
-SHOWN = [
-    *CHECK,
-    "selector",
-    "clean",
-    "effect",
-    "low",
-    "high",
-    "effect_per_node",
-    "random_mean",
-    "p_value",
-    "p_adjusted",
-]
-SHOWN += ["p_matched"]
+SHOWN = [*CHECK, "selector", "clean", "effect", "low", "high", "effect_per_node", "random_mean"]
+SHOWN += ["p_value", "p_adjusted", "p_matched"]
 # By the beginning of their names, in the order of the report.
 _CAPTIONS = {
     "controls": "Effect of each node set with its 95 % interval over pairs, beside random sets of the same size (grey); p: rank "
@@ -51,23 +38,27 @@ def main_effects(result: CausalResult) -> pd.DataFrame:
     return adjust_checks(table[main])
 
 
-def draw_causal(result: CausalResult, study: Study) -> None:
-    """Draw every figure of a causal check into ``figures/`` as PNG and SVG."""
-    folder = result.folder / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
-    for name, ax in _draw(result, study):
-        figure = ax.figure
-        assert isinstance(figure, Figure)
-        save_figure(figure, folder / name)
-        plt.close(figure)
+def draw_causal(result: CausalResult, study: Study) -> list[Path]:
+    """Draw every figure of a causal check into ``figures/``, and write its section of the study's report.
 
-
-def list_drawn(result: CausalResult) -> list[tuple[Path, str]]:
-    """The figures that were drawn, in order, each with one sentence of reading."""
-    files = sorted((result.folder / "figures").glob("*.png"))
-    return [(file, caption) for kind, caption in _CAPTIONS.items() for file in files if file.stem.startswith(kind)]
+    Figures that an earlier call drew and that are no longer drawn are removed; other files there are left alone.
+    """
+    folder, path = result.folder / "figures", result.folder / "section.json"
+    earlier = [file for file, _ in read_section(path)[0].figures] if path.exists() else []
+    drawn = write_figures(_draw(result, study), folder)
+    for old in earlier:
+        if old not in drawn:
+            for ending in (".png", ".svg"):
+                old.with_suffix(ending).unlink(missing_ok=True)
+    table = main_effects(result)[SHOWN].rename(columns=lambda name: name.replace("_", " "))
+    section = Section(
+        f"Do the nodes matter? {short_name(result.record['config']['persona'])}",
+        " ".join(describe_found(result)),
+        table_html(table, **NUMBERS),
+        [(file, text) for kind, text in _CAPTIONS.items() for file in sorted(drawn) if file.stem.startswith(kind)],
+    )
+    write_section(path, section, study=result.record["study"])
+    return [file for file, _ in section.figures]
 
 
 def describe_found(result: CausalResult) -> list[str]:
@@ -79,8 +70,8 @@ def describe_found(result: CausalResult) -> list[str]:
         "with 95 % intervals over pairs."
     ]
     floor = 2 * len(config["checks"]) / (1 + config["n_random"])
-    if floor > _LEVEL:
-        enough = math.ceil(2 * len(config["checks"]) / _LEVEL)
+    if floor > LEVEL:
+        enough = math.ceil(2 * len(config["checks"]) / LEVEL)
         sentences.append(
             f"With {config['n_random']} random sets and {len(config['checks'])} checks, a check that is alone in standing out "
             f"cannot have an adjusted p below {floor:.2g}: take {enough} random sets or more."
@@ -103,7 +94,7 @@ def describe_found(result: CausalResult) -> list[str]:
 def _describe_effect(row: pd.Series) -> str:
     shown = f"{row['effect']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
     place = "no differently from random sets"
-    if row["p_adjusted"] <= _LEVEL:
+    if row["p_adjusted"] <= LEVEL:
         place = f"{'higher' if row['effect'] > row['random_mean'] else 'lower'} than random sets"
     return f"{shown}, {place} (rank p {row['p_value']:.2g}, adjusted {row['p_adjusted']:.2g})"
 

@@ -1,24 +1,21 @@
-"""The whole of a patching experiment on one pair of identities, written to a folder as tables and figures.
-
-The figures of a patching run, written beside its tables.
-"""
+"""The whole of a patching experiment on one pair of identities, written to a folder as tables and figures."""
 
 import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from tqdm.auto import tqdm
 
+from utils.experiments.stages import Stages
 from utils.layers.thirds import THIRDS
 from utils.models.language_model import LanguageModel
 from utils.options import Component, Segment
@@ -28,9 +25,10 @@ from utils.patching.effects import CELL, CLAIMS, check_groups, check_thirds, cho
 from utils.patching.grid import list_cells, patch_questions
 from utils.patching.logit_terms import persona_terms
 from utils.patching.runs import Cell
-from utils.records import replace_text, write_beside, write_frame
+from utils.records import replace_text
 from utils.responses.answers import LOGITS, answer_questions, compare_answers
 from utils.responses.wording import LETTERS, check_identities, identity_prompt
+from utils.viz.pages import write_figures
 from utils.viz.patching import (
     plot_agreement,
     plot_claims,
@@ -85,7 +83,8 @@ def run_patching(
     questions
         What is asked; at most ``n_questions`` of them are patched, see :func:`utils.patching.effects.choose_questions`.
     out
-        A folder; tables are written one by one, each in one step.
+        A folder; tables are written one by one, each in one step. One that is there already and was made from the same inputs
+        is not made again.
     layers
         Of the exact grid; all by default. The gradient's approximation, the heads and what the claims are about are of
         all layers anyway: a claim about thirds of the layers must not hang on which of them were taken.
@@ -105,46 +104,52 @@ def run_patching(
     if asked_identities is not None:
         check_identities([base, source, *asked_identities["identity"]])
     folder, started = Path(out), time.perf_counter()
-    result = PatchingResult(folder)
+    result, stages = PatchingResult(folder), Stages(folder, lm.fingerprint, base, source, questions)
 
-    def keep(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        result.tables[name] = compute()
-        write_frame(folder / f"{name}.parquet", result.tables[name])
+    def keep(name: str, compute: Callable[[], pd.DataFrame], *inputs: object) -> pd.DataFrame:
+        result.tables[name] = stages.table(name, compute, *inputs)
         return result.tables[name]
 
+    answers = keep("answers", lambda: _ask(lm, questions, (base, source), progress))
     asked = {
-        name: answer_questions(lm, questions, system=identity_prompt(name), progress=progress)
-        for name in (base, source)
+        str(name): own.drop(columns="identity").reset_index(drop=True)
+        for name, own in answers.groupby("identity", sort=False)
     }
-    keep(
-        "answers", lambda: pd.concat([table.assign(identity=name) for name, table in asked.items()], ignore_index=True)
+    others = pd.DataFrame() if asked_identities is None else asked_identities
+    keep("changes", lambda: _compare(lm, questions, asked, asked_identities, rng=rng, progress=progress), others, rng)
+    chosen = keep(
+        "questions", lambda: choose_questions(questions, asked[base], asked[source], n=n_questions), n_questions
     )
-    keep("changes", lambda: _compare(lm, questions, asked, asked_identities, rng=rng, progress=progress))
-    chosen = keep("questions", lambda: choose_questions(questions, asked[base], asked[source], n=n_questions))
     given = (lm, base, source, chosen)
     parts = {"grid": list_cells(lm, GRID, layers, segments), "heads": list_cells(lm, ["heads"], None, ["last"])}
     parts["claim_layers"] = [
         cell for _, component, segment, _ in CLAIMS for cell in list_cells(lm, [component], None, [segment])
     ]
     wanted = list(dict.fromkeys(cell for part in parts.values() for cell in part))
-    cells = keep("cells", lambda: patch_questions(*given, wanted, max_tokens=max_tokens, progress=progress))
+    run = (n_questions, _places(wanted).to_dict("list"))
+    cells = keep("cells", lambda: patch_questions(*given, wanted, max_tokens=max_tokens, progress=progress), *run)
     for name, part in parts.items():
-        keep(name, partial(_summarise, cells, part, rng=rng))
-    exact = result.tables["grid"]
+        keep(name, partial(_summarise, cells, part, rng=rng), *run, rng)
+    exact, segments = result.tables["grid"], list(segments)
     approximate = keep(
-        "attribution", lambda: attribute(*given, components=GRID, segments=segments, rng=rng, progress=progress)
+        "attribution",
+        lambda: attribute(*given, components=GRID, segments=segments, rng=rng, progress=progress),
+        n_questions,
+        segments,
+        rng,
     )
-    keep("agreement", lambda: rank_agreement(exact, approximate))
-    keep("terms", lambda: persona_terms(*given, progress=progress))
+    keep("agreement", lambda: rank_agreement(exact, approximate), *run, segments, rng)
+    keep("terms", lambda: persona_terms(*given, progress=progress), n_questions)
     if lm.n_layers >= len(THIRDS):
-        keep("claims", lambda: check_thirds(cells, lm.n_layers, rng=rng))
+        keep("claims", lambda: check_thirds(cells, lm.n_layers, rng=rng), *run, rng)
     else:
         logger.warning("%s has %d layers, too few for thirds: no claims", lm.name, lm.n_layers)
     if identities is not None:
-        seen = keep(
-            "attention", lambda: persona_attention(lm, chosen.head(attention_questions), identities, progress=progress)
-        )
-        keep("groups", lambda: check_groups(keep("group_heads", lambda: compare_groups(seen, rng=rng))))
+        read = (identities, n_questions, attention_questions)
+        some = chosen.head(attention_questions)
+        seen = keep("attention", lambda: persona_attention(lm, some, identities, progress=progress), *read)
+        compared = keep("group_heads", lambda: compare_groups(seen, rng=rng), *read, rng)
+        keep("groups", lambda: check_groups(compared), *read, rng)
     options = {
         "model": lm.name,
         "revision": lm.revision,
@@ -156,21 +161,50 @@ def run_patching(
         "n_asked": len(questions),
         "n_questions": n_questions,
         "layers": None if layers is None else [int(layer) for layer in layers],
-        "segments": list(segments),
+        "segments": segments,
         "n_asked_identities": 0 if asked_identities is None else len(asked_identities),
         "attention_questions": attention_questions,
         "seed": rng,
         "versions": {name: importlib.metadata.version(name) for name in ("personascope", "torch", "transformers")},
         "seconds": round(time.perf_counter() - started, 1),
+        "tables": list(result.tables),
     }
     replace_text(folder / "patching.json", json.dumps(options, indent=1))
     return result
 
 
+def open_patching(folder: str | Path) -> PatchingResult:
+    """Read back what :func:`run_patching` wrote.
+
+    Raises
+    ------
+    ValueError
+        The folder does not hold a finished run.
+    """
+    folder = Path(folder)
+    path = folder / "patching.json"
+    if not path.exists():
+        raise ValueError(f"{folder} does not hold a finished patching run; run personascope patch first.")
+    names = json.loads(path.read_text(encoding="utf-8"))["tables"]
+    return PatchingResult(folder, {name: pd.read_parquet(folder / f"{name}.parquet") for name in names})
+
+
+def _ask(lm: LanguageModel, questions: pd.DataFrame, identities: Sequence[str], progress: bool) -> pd.DataFrame:
+    """The answers of some identities, with a column ``identity``."""
+    asked = [
+        answer_questions(lm, questions, system=identity_prompt(name), progress=progress).assign(identity=name)
+        for name in identities
+    ]
+    return pd.concat(asked, ignore_index=True)
+
+
+def _places(part: Sequence[Cell]) -> pd.DataFrame:
+    return pd.DataFrame([[getattr(cell, name) for name in CELL] for cell in part], columns=CELL)
+
+
 def _summarise(cells: pd.DataFrame, part: Sequence[Cell], *, rng: int) -> pd.DataFrame:
     """Effects of some of the cells, over the questions."""
-    wanted = pd.DataFrame([[getattr(cell, name) for name in CELL] for cell in part], columns=CELL)
-    return summarise_cells(wanted.merge(cells, on=CELL), rng=rng)
+    return summarise_cells(_places(part).merge(cells, on=CELL), rng=rng)
 
 
 def _compare(
@@ -216,34 +250,23 @@ def list_changes(changes: pd.DataFrame) -> pd.DataFrame:
     return shown[(changes["kind"] == "identity") | (changes["group"] != "source")]
 
 
-def write_figures(result: PatchingResult) -> list[Path]:
-    """Draw every figure of a run and write it as PNG; flipped and fallback questions apart."""
-    tables = result.tables
-    written = []
+def draw_patching(result: PatchingResult) -> list[Path]:
+    """Draw every figure of a run as PNG and SVG beside its tables; flipped and fallback questions apart."""
+    return write_figures(_draw(result.tables), result.folder)
+
+
+def _draw(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Axes]]:
     for fallback, own in tables["grid"].groupby("fallback"):
         kind = "-fallback" if fallback else ""
-        heads = tables["heads"][tables["heads"]["fallback"] == fallback]
-        terms = tables["terms"][tables["terms"]["fallback"] == fallback]
-        drawn = {
-            "grid": plot_patch_grid(own)[0],
-            "direct": plot_patch_grid(own[own["segment"] == "last"], value="direct")[0],
-        }
-        drawn |= {"heads": plot_head_map(heads), "terms": plot_terms(terms)}
+        yield f"grid{kind}", plot_patch_grid(own)[0]
+        yield f"direct{kind}", plot_patch_grid(own[own["segment"] == "last"], value="direct")[0]
+        yield f"heads{kind}", plot_head_map(tables["heads"][tables["heads"]["fallback"] == fallback])
+        yield f"terms{kind}", plot_terms(tables["terms"][tables["terms"]["fallback"] == fallback])
         if "claims" in tables:
             claimed = tables["claim_layers"]
-            drawn["claims"] = plot_claims(claimed[claimed["fallback"] == fallback])[0]
-        drawn |= {"attribution": plot_agreement(own, tables["attribution"])}
-        written += [_write(ax.figure, result.folder / f"{name}{kind}.png") for name, ax in drawn.items()]
+            yield f"claims{kind}", plot_claims(claimed[claimed["fallback"] == fallback])[0]
+        yield f"attribution{kind}", plot_agreement(own, tables["attribution"])
     if "group_heads" in tables:
         first = tables["group_heads"].drop_duplicates(["layer", "head"]).head(6)
         heads = list(zip(first["layer"], first["head"], strict=True))
-        ax = plot_group_attention(tables["attention"], heads).flat[0]
-        written.append(_write(ax.figure, result.folder / "group_attention.png"))
-    return written
-
-
-def _write(figure: Figure, path: Path) -> Path:
-    with write_beside(path) as beside:
-        figure.savefig(beside, format="png", dpi=150)
-    plt.close(figure)
-    return path
+        yield "group_attention", plot_group_attention(tables["attention"], heads).flat[0]

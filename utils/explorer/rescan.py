@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from deepscan import ScanRuns, detect
 from utils.layers.reduction import reduce
 from utils.nodes.sets import node_frequencies, node_sets, null_set_size
-from utils.options import PartName, ScoreName, Tail
+from utils.options import Center, PartName, ScoreName, Tail
 from utils.statements.contrasts import Contrast, find_contrasts, restrict
 from utils.statements.splits import split_parts
 
@@ -33,14 +33,15 @@ class Setting:
     part
         Which pairs, as :func:`utils.statements.split_parts` draws them with seed ``part_rng``. Those of ``select`` are
         there to be looked at; what is reported comes from ``test``.
-    tail, score, alpha_max, alphas, n_clean, n_anomalous, restarts, n_runs, n_permutations, rng
-        As for :func:`deepscan.detect`; ``alphas`` is the number of thresholds.
+    center, tail, score, alpha_max, alphas, n_clean, n_anomalous, restarts, n_runs, n_permutations, rng
+        As for :func:`deepscan.detect`; ``alphas`` is the number of thresholds, and ``center="none"`` scans raw activations.
     """
 
     persona: str
     layer: int
     part: PartName = "select"
-    tail: Tail = "two-sided"
+    center: Center = "auto"
+    tail: Tail = "auto"
     score: ScoreName = "bj"
     alpha_max: float = 0.5
     alphas: int = 50
@@ -128,7 +129,7 @@ def choose_statements(acts: xr.DataArray, *, persona: str, part: PartName = "sel
     return contrast if part == "all" else restrict(contrast, split_parts(acts, rng=part_rng) == part)
 
 
-def read_sides(acts: xr.DataArray, contrast: Contrast, *, layer: int) -> Sides:
+def read_sides(acts: xr.DataArray, contrast: Contrast, *, layer: int, center: Center = "auto") -> Sides:
     """Take the statements of a contrast at one layer, and lay them out in two dimensions.
 
     Parameters
@@ -137,6 +138,8 @@ def read_sides(acts: xr.DataArray, contrast: Contrast, *, layer: int) -> Sides:
         (layer, statement, node), as :func:`utils.activations.extract` returns it.
     contrast
         As :func:`choose_statements` returns it.
+    center
+        As of the setting; where pairs are centred for the scan they are in the picture, too.
 
     Raises
     ------
@@ -150,7 +153,7 @@ def read_sides(acts: xr.DataArray, contrast: Contrast, *, layer: int) -> Sides:
     values, n_h0 = own.to_numpy(), len(contrast.h0)
     # A small matrix: threads of BLAS beside those of the scan cost more in waiting for each other than they gain.
     with threadpool_limits(1, user_api="blas"):
-        points = reduce(own)
+        points = reduce(own, center="pairs" if contrast.paired and center != "none" else "none")
     return Sides(values[:n_h0], values[n_h0:], contrast.paired, points)
 
 
@@ -174,7 +177,7 @@ def rescan(acts: xr.DataArray, setting: Setting, *, sides: Sides | None = None, 
     """
     if sides is None:
         contrast = choose_statements(acts, persona=setting.persona, part=setting.part, part_rng=setting.part_rng)
-        sides = read_sides(acts, contrast, layer=setting.layer)
+        sides = read_sides(acts, contrast, layer=setting.layer, center=setting.center)
     if setting.n_permutations < 1:
         raise ValueError(f"n_permutations is {setting.n_permutations}; scores need at least one flip beside them.")
     runs = detect(
@@ -185,6 +188,7 @@ def rescan(acts: xr.DataArray, setting: Setting, *, sides: Sides | None = None, 
         n_anomalous=setting.n_anomalous,
         n_runs=setting.n_runs,
         n_permutations=setting.n_permutations,
+        center=None if setting.center == "none" else setting.center,
         tail=setting.tail,
         score=setting.score,
         alpha_max=setting.alpha_max,
@@ -217,15 +221,16 @@ def write_code(setting: Setting, *, paired: bool) -> str:
         contrast = f"restrict({contrast}, split_parts(acts, rng={setting.part_rng}) == {setting.part!r})"
         imports = "find_contrasts, restrict, split_parts"
     pairs = "pairs=np.arange(len(contrast.h0)), " if paired else ""
+    center = None if setting.center == "none" else setting.center
     lines = [
         *(["import numpy as np"] if paired else []),
         "from deepscan import detect",
-        f"from utils.contrasts import {imports}",
+        f"from utils.statements import {imports}",
         f"contrast = {contrast}",
         f"values = acts.sel(layer={setting.layer}).to_numpy()",
         "runs = detect(",
-        f"    values[contrast.h0], values[contrast.h1], {pairs}tail={setting.tail!r}, score={setting.score!r},",
-        f"    alpha_max={setting.alpha_max}, alphas={setting.alphas}, restarts={setting.restarts}, "
+        f"    values[contrast.h0], values[contrast.h1], {pairs}center={center!r}, tail={setting.tail!r},",
+        f"    score={setting.score!r}, alpha_max={setting.alpha_max}, alphas={setting.alphas}, restarts={setting.restarts}, "
         f"n_clean={setting.n_clean}, n_anomalous={setting.n_anomalous},",
         f"    n_runs={setting.n_runs}, n_permutations={setting.n_permutations}, rng={setting.rng},",
         ")",

@@ -22,7 +22,7 @@ import xarray as xr
 
 from utils.explorer.panels import draw_panels, make_panels
 from utils.explorer.rescan import Rescan, Setting, Sides, choose_statements, read_sides, rescan, write_code
-from utils.options import PartName, ScoreName, Tail
+from utils.options import Center, PartName, ScoreName, Tail
 
 __all__ = ["Explorer", "Newest", "Rescan", "Setting", "explore", "rescan", "write_code"]
 
@@ -147,7 +147,8 @@ class Explorer(widgets.VBox):
         """Scan with a setting and show what it finds, or why that cannot be."""
         try:
             with _garbage_kept():
-                sides = self._read(setting.layer, persona=setting.persona, part=setting.part, part_rng=setting.part_rng)
+                chosen = {"persona": setting.persona, "part": setting.part, "part_rng": setting.part_rng}
+                sides = self._read(setting.layer, setting.center, **chosen)
                 found = rescan(self._acts, setting, sides=sides, n_jobs=self._n_jobs)
                 draw_panels(found, self._panels.figure)
                 png = self._panels.paint()
@@ -169,8 +170,8 @@ class Explorer(widgets.VBox):
             code = escape(write_code(setting, paired=found.paired))
             self.code.value = f"{_PARAGRAPH}Copy as code:</p><pre style='line-height:1.3'>{code}</pre>"
 
-    def _read_sides(self, layer: int, **chosen: Any) -> Sides:
-        return read_sides(self._acts, self._choose(**chosen), layer=layer)
+    def _read_sides(self, layer: int, center: Center, **chosen: Any) -> Sides:
+        return read_sides(self._acts, self._choose(**chosen), layer=layer, center=center)
 
     def _turn(self, _change: object) -> None:
         self._newest.submit(self.setting)
@@ -194,6 +195,7 @@ def make_controls(acts: xr.DataArray, start: Setting) -> dict[str, Any]:
         "persona": widgets.Dropdown(options=personas),
         "layer": widgets.SelectionSlider(options=layers),
         "part": widgets.Dropdown(options=get_args(PartName)),
+        "center": widgets.Dropdown(options=get_args(Center)),
         "tail": widgets.Dropdown(options=get_args(Tail)),
         "score": widgets.Dropdown(options=[(_SCORES[name], name) for name in get_args(ScoreName)]),
         "alpha_max": widgets.FloatSlider(min=0.01, max=0.99, step=0.01),

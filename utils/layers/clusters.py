@@ -4,12 +4,8 @@ Own code and not scikit-learn's, because jackknife, flips and halves need hundre
 of them, in every metric and in PCA space too, follow from one Gram matrix and a few matrix products.
 
 A labelling is a column of ``members``, (class, n, labelling): 1 where a row belongs to the class, else 0. A row that
-belongs to no class is left out. Every class needs two rows or more.
-
-Who belongs where: the true labels, the same with one unit left out, and shuffled ones, side by side as columns.
-
-The columns of ``members`` are in this order throughout: the truth, one column a left-out unit, then the shuffled
-labels. A unit is a pair, or a single statement.
+belongs to no class is left out. Every class needs two rows or more. The columns are in this order throughout: the truth,
+one column a left-out unit, then the shuffled labels. A unit is a pair, or a single statement.
 """
 
 import numpy as np

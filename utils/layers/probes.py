@@ -122,27 +122,34 @@ def out_of_fold_scores(x: Float[np.ndarray, "n d"], plan: ProbePlan) -> Float[np
     return scores
 
 
-def principal_rows(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n r"]:
-    """The rows with every node standardised (labels unseen), rotated onto their principal axes.
+def fit_probe(
+    rows: Float[np.ndarray, "n r"], labels: Bool[np.ndarray, "n"] | Int[np.ndarray, "n"]
+) -> LogisticRegression:
+    """The probe: L2-penalised logistic regression, classes balanced, of rows as :func:`principal_rows` gives them."""
+    # Of the solvers, newton-cg reaches this accuracy soonest where there are about as many axes as rows.
+    probe = LogisticRegression(C=10.0, class_weight="balanced", solver="newton-cg", tol=1e-6, max_iter=1000)
+    return probe.fit(rows, labels)
+
+
+def principal_rows(x: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "r d"]]:
+    """The rows with every node standardised (labels unseen), rotated onto their principal axes, and these axes.
 
     The rotation leaves an L2-penalised probe as it is and makes its fit cheap where there are more nodes than rows. Rows
     are of about unit norm, whatever the width of the model.
     """
     spread = x.std(axis=0)
     z = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    left, singular, _ = np.linalg.svd(z, full_matrices=False)
-    return left * singular / np.sqrt(x.shape[1])
+    left, singular, axes = np.linalg.svd(z, full_matrices=False)
+    return left * singular / np.sqrt(x.shape[1]), axes
 
 
 def _fits(x: np.ndarray, plan: ProbePlan) -> Iterator[tuple[int, np.ndarray, LogisticRegression, np.ndarray]]:
     """For every labelling and fold: the labelling, the rows held out, the probe of the others, all rotated rows."""
-    rows = principal_rows(x)
+    rows, _ = principal_rows(x)
     for column, (labels, folds) in enumerate(zip(plan.labels.T, plan.folds.T, strict=True)):
         for fold in np.unique(folds):
             held_out = folds == fold
-            # Of the solvers, newton-cg reaches this accuracy soonest where there are about as many axes as rows.
-            probe = LogisticRegression(C=10.0, class_weight="balanced", solver="newton-cg", tol=1e-6, max_iter=1000)
-            yield column, held_out, probe.fit(rows[~held_out], labels[~held_out]), rows
+            yield column, held_out, fit_probe(rows[~held_out], labels[~held_out]), rows
 
 
 def _describe(name: str, values: list[float], resampled: np.ndarray, plan: ProbePlan) -> dict[str, float]:

@@ -21,6 +21,7 @@ def reduce(
     method: Method = "pca",
     n_components: int = 2,
     labels: str = "direction",
+    center: Literal["none", "pairs"] = "none",
     rng: int = 0,
 ) -> pd.DataFrame:
     """Reduce the activations of one layer to a few dimensions, or of several layers to the same few.
@@ -40,18 +41,23 @@ def reduce(
         Dimensions; LDA gives at most one less than there are classes.
     labels
         For LDA: the coordinate to separate.
+    center
+        ``pairs``: each statement minus the mean of its pair, which takes out the subject that partners share; partners are
+        then mirror images. No side is used for it.
 
     Returns
     -------
     DataFrame
         One row a statement: ``x1, x2, …`` and the labels, of a shared fit one row a layer and statement with a column
         ``layer``. ``attrs["explained"]`` holds PCA's shares of variance. Each axis
-        is turned so that its largest value in absolute terms is positive.
+        is turned so that its largest value in absolute terms is positive; of equal ones, such as mirror images, that of the
+        statement whose id comes first.
 
     Raises
     ------
     ValueError
-        Unknown method, other dimensions, fewer statements than components, or a layer of constant activations.
+        Unknown method, other dimensions, fewer statements than components, a layer of constant activations, or
+        ``center="pairs"`` with a statement that is in no pair.
     """
     shared = acts.dims == ("layer", "statement", "node")
     if not shared and acts.dims != ("statement", "node"):
@@ -64,6 +70,8 @@ def reduce(
         raise ValueError(
             "all statements have the same activation in a layer (layer 0 at the last token?); leave that layer out."
         )
+    if center == "pairs":
+        values = _center_pairs(values, acts)
     x = _scale_layers(values).reshape(-1, values.shape[-1]) if shared else values
     n_layers = len(x) // n_statements
     explained: list[float] = []
@@ -78,8 +86,7 @@ def reduce(
         points = _fit_umap(x, n_components, rng)
     else:
         raise ValueError(f"unknown method {method!r}; expected pca, umap, tsne or lda.")
-    largest = np.abs(points).argmax(axis=0)
-    points = points * np.sign(points[largest, np.arange(points.shape[1])])
+    points = points * _find_signs(points, np.tile(acts["statement"].to_numpy().astype(str), n_layers))
     frame = pd.DataFrame(points, columns=[f"x{i + 1}" for i in range(points.shape[1])])
     names = [name for name in ("persona", "topic", "direction", "pair") if name in acts.coords]
     # Layers come one after another, so that the labels of the statements repeat.
@@ -89,6 +96,28 @@ def reduce(
         frame["layer"] = np.repeat(acts["layer"].to_numpy(), n_statements)
     frame.attrs["explained"] = explained
     return frame
+
+
+def _find_signs(points: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The sign of each axis's largest value, whatever the order of the statements."""
+    size = np.abs(points)
+    order = np.argsort(ids, kind="stable")
+    first = order[(size >= size.max(axis=0) * (1 - 1e-6))[order].argmax(axis=0)]
+    return np.sign(points[first, np.arange(points.shape[1])])
+
+
+def _center_pairs(values: np.ndarray, acts: xr.DataArray) -> np.ndarray:
+    """Statements minus the mean of their persona's pair; (..., statement, node)."""
+    names = zip(acts["persona"].to_numpy(), acts["pair"].to_numpy(), strict=True)
+    codes, _ = pd.factorize(pd.MultiIndex.from_tuples(names))
+    lonely = np.flatnonzero(np.bincount(codes)[codes] != 2)
+    if len(lonely):
+        name = str(acts["statement"].to_numpy()[lonely[0]])
+        raise ValueError(f"statement {name!r} is in no pair of two; center='pairs' needs partners: use center='none'.")
+    order = np.argsort(codes, kind="stable").reshape(-1, 2)  # (pair, 2)
+    centred = values.copy()
+    centred[..., order.ravel(), :] -= np.repeat(values[..., order, :].mean(axis=-2), 2, axis=-2)
+    return centred
 
 
 def _scale_layers(values: np.ndarray) -> np.ndarray:

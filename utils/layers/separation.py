@@ -125,19 +125,20 @@ def divergence(
     return pd.DataFrame(rows)
 
 
-def best_layer(table: pd.DataFrame, *, metric: str = "silhouette") -> int:
+def best_layer(table: pd.DataFrame, *, metric: str = "accuracy") -> int:
     """Choose the one layer at which all personas are compared: the best mean rank of ``metric`` over personas.
 
-    Layers are ranked within each persona; ties go to the earlier layer. Layer 0 (before any block) takes no part, nor do
-    layers where the metric is NaN for some persona. Give it a table from the ``select`` part only, so that what is
-    reported on the ``test`` part is not what the layer was chosen on.
+    Layers are ranked within each persona; ties go to the earlier layer. Layer 0 (before any block) takes no part, nor
+    do layers where the metric is NaN for some persona. ``accuracy`` is that of :func:`utils.layers.layer_accuracy`.
+    Give it a table from the ``select`` part only, so that what is reported on the ``test`` part is not what the layer
+    was chosen on.
 
     Raises
     ------
     ValueError
         An unknown metric, or no layer left.
     """
-    known = (*CLUSTER_METRICS, *PCA_METRICS, *PROBE_METRICS)
+    known = ("accuracy", *CLUSTER_METRICS, *PCA_METRICS, *PROBE_METRICS)
     if metric not in known or metric not in table:
         raise ValueError(f"the table has no metric {metric!r}; expected one of {', '.join(known)}.")
     wide = table[table["layer"] > 0].pivot(index="layer", columns="persona", values=metric).dropna()

@@ -1,11 +1,13 @@
 """Where the parts of a decoder-only model are, found by watching a small forward pass and not by their names.
 
-Two rows of tokens that differ only in their first token go through the model. The attention is the part of the first
+Two rows of tokens that differ only in their first token go through the model. The attention is the part of a
 block where later tokens begin to tell the rows apart although its input does not; the MLP is the other part with
 matrices.
 What each *adds to the residual stream* is checked by arithmetic: input + attention + MLP must be the block's output.
 """
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, cast
@@ -14,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from utils.models.hooks import first_tensor, trace_calls
+from utils.models.hooks import first_tensor, hook_inputs, trace_calls
 
 # In elevenths of the vocabulary, so that ordinary words are among them and not only control tokens.
 _TOKENS = [[5, 2, 7, 3], [9, 2, 7, 3]]
@@ -53,6 +55,8 @@ class Anatomy:
         Path in the model of the norm between the last block and the head; None where there is none.
     returns
         Length of the tuple that a block returns; 0 where it returns the bare tensor.
+    has_heads
+        Whether it is an attention; a recurrent, linear or convolutional mixer of tokens stands in its place otherwise.
     head_width, qkv_width
         Input width of ``projection``, and the summed output widths of the matrices before it.
     """
@@ -65,6 +69,7 @@ class Anatomy:
     parallel: bool
     final_norm: str | None
     returns: int
+    has_heads: bool
     head_width: int
     qkv_width: int
 
@@ -82,7 +87,9 @@ class _Call:
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
-    """Find the decoder blocks: the outermost list of as many like modules as the config has layers.
+    """Find the decoder blocks: the outermost list of as many modules with parts as the config has layers.
+
+    They need not be of one class: a hybrid alternates attention and recurrent blocks (Jamba).
 
     Raises
     ------
@@ -95,28 +102,59 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
         and len(module) == n_layers
-        and len({type(block) for block in module}) == 1
-        and any(True for _ in module.parameters())
+        and all(any(block.children()) and any(True for _ in block.parameters()) for block in module)
     ]
     if not lists:
         raise ValueError(
-            f"{type(model).__name__} has an unknown layout: looked for a ModuleList of {n_layers} modules of one class "
-            "(the decoder blocks) and found none."
+            f"{type(model).__name__} has an unknown layout: looked for a ModuleList of {n_layers} modules with parts and "
+            "weights (the decoder blocks) and found none."
         )
     return min(lists, key=lambda entry: entry[:2])[2]
 
 
-def find_anatomy(model: nn.Module) -> Anatomy:
-    """Find the parts of a decoder-only model from one forward pass over eight tokens.
+def find_anatomies(model: nn.Module) -> tuple[Anatomy | ValueError, ...]:
+    """Find the parts of each block from one forward pass over eight tokens, in which all are given the first one's input.
 
-    Raises
-    ------
-    ValueError
-        A layout in which a part cannot be told, with what was looked for.
+    Returns
+    -------
+    tuple
+        One entry a block; where a part cannot be told, the error that says what was looked for.
     """
     blocks = find_blocks(model)
-    block = blocks[0]
     inner, outer = _trace(model, blocks)
+    found: list[Anatomy | ValueError] = []
+    for i, block in enumerate(blocks):
+        try:
+            found.append(_find_parts(model, block, inner[i], outer, has_heads=_has_heads(model, i)))
+        except ValueError as error:
+            found.append(error)
+    return tuple(found)
+
+
+def choose_anatomy(found: Sequence[Anatomy | ValueError]) -> Anatomy:
+    """Of the first block with an attention, else of the first whose parts can be told; raises the first block's error."""
+    known = [parts for parts in found if isinstance(parts, Anatomy)]
+    if not known:
+        raise cast(ValueError, found[0])
+    return next((parts for parts in known if parts.has_heads), known[0])
+
+
+def find_anatomy(model: nn.Module) -> Anatomy:
+    """Find the parts of a model's blocks, see :func:`find_anatomies` and :func:`choose_anatomy`."""
+    return choose_anatomy(find_anatomies(model))
+
+
+def _has_heads(model: nn.Module, block: int) -> bool:
+    """Whether the config calls the block's mixer of tokens an attention; so it is where there is but one kind."""
+    config = cast(PreTrainedModel, model).config.get_text_config()
+    named = [getattr(config, name, None) for name in ("layer_types", "layers_block_type")]
+    kinds = next((kinds for kinds in named if isinstance(kinds, list) and len(kinds) > block), None)
+    return kinds is None or ("attention" in kinds[block] and "linear" not in kinds[block])
+
+
+def _find_parts(
+    model: nn.Module, block: nn.Module, inner: list[_Call], outer: list[_Call], *, has_heads: bool
+) -> Anatomy:
     whole = inner[-1]
     attention = _find_attention(model, inner)
     before = [call for call in inner if call.name.startswith(f"{attention.name}.") and _is_matrix(block, call.name)]
@@ -147,17 +185,55 @@ def find_anatomy(model: nn.Module) -> Anatomy:
         attn_added=added[0],
         mlp_added=added[1],
         parallel=_difference(children[0].input_copy) < 0.1 * _difference(attention.copy),
-        final_norm=_find_final_norm(outer),
+        final_norm=_find_final_norm(model, outer),
         returns=whole.returns,
+        has_heads=has_heads,
         head_width=cast(torch.Tensor, projection.input_copy).shape[-1],
         qkv_width=sum(call.copy.shape[-1] for call in before if call is not projection),
     )
 
 
-def _trace(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[_Call], list[_Call]]:
-    """Calls inside the first block (the block itself, named "", last), and outside of all blocks with the last block."""
-    inner: list[_Call] = []
+def find_position_limits(model: nn.Module) -> list[int]:
+    """How many tokens each embedding of positions holds, found as what is looked up by consecutive numbers."""
+    outside = {id(module) for block in find_blocks(model) for module in block.modules()}
+    tables = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and id(module) not in outside
+    }
+    limits: list[int] = []
+
+    def keep(name: str, given: Any, _output: Any) -> None:
+        places = given.reshape(-1).tolist() if isinstance(given, torch.Tensor) and not given.is_floating_point() else []
+        n, first = len(_TOKENS[0]), places[0] if places else 0
+        if places[:n] == list(range(first, first + n)):
+            limits.append(tables[name].num_embeddings - first)
+
+    with torch.inference_mode(), trace_calls(tables, keep):
+        model(input_ids=_small_input(model), use_cache=False)
+    return limits
+
+
+def _small_input(model: nn.Module) -> torch.Tensor:
+    embedding = cast(nn.Embedding, cast(PreTrainedModel, model).get_input_embeddings())
+    ids = torch.tensor(_TOKENS) * embedding.num_embeddings // 11
+    # Where accelerate moves weights about, it moves the ids to them as well.
+    return ids if embedding.weight.is_meta else ids.to(embedding.weight.device)
+
+
+def _trace(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[list[_Call]], list[_Call]]:
+    """Calls inside each block (the block itself, named "", last), and outside of all blocks with the last block."""
+    inner: list[list[_Call]] = [[] for _ in blocks]
     outer: list[_Call] = []
+    first: list[torch.Tensor] = []
+
+    def give_first(_block: int, value: torch.Tensor) -> torch.Tensor | None:
+        # Behind the first attention all tokens differ between the rows, and the next one would not show.
+        if first:
+            return first[0].to(value.device).clone()
+        first.append(value.detach().clone())
+        return None
+
     in_blocks = {id(module) for block in blocks for module in block.modules()}
     names = {name: module for name, module in model.named_modules() if id(module) not in in_blocks and name}
     names["(last block)"] = blocks[-1]
@@ -174,16 +250,12 @@ def _trace(model: nn.Module, blocks: nn.ModuleList) -> tuple[list[_Call], list[_
 
         return keep
 
-    embedding = cast(nn.Embedding, cast(PreTrainedModel, model).get_input_embeddings())
-    ids = torch.tensor(_TOKENS) * embedding.num_embeddings // 11
-    # Where accelerate moves weights about, it moves the ids to them as well.
-    ids = ids if embedding.weight.is_meta else ids.to(embedding.weight.device)
-    with (
-        torch.inference_mode(),
-        trace_calls(dict(blocks[0].named_modules()), record(inner)),
-        trace_calls(names, record(outer)),
-    ):
-        model(input_ids=ids, use_cache=False)
+    with torch.inference_mode(), ExitStack() as stack:
+        stack.enter_context(hook_inputs(dict(enumerate(blocks)), give_first))
+        for block, calls in zip(blocks, inner, strict=True):
+            stack.enter_context(trace_calls(dict(block.named_modules()), record(calls)))
+        stack.enter_context(trace_calls(names, record(outer)))
+        model(input_ids=_small_input(model), use_cache=False)
     return inner, outer
 
 
@@ -209,7 +281,7 @@ def _find_attention(model: nn.Module, inner: list[_Call]) -> _Call:
     }
     best = max(rises.values(), key=lambda entry: entry[0], default=None)
     if best is None or best[0] < 1e3:
-        _refuse(model, "an attention, a part of the first block where a token begins to depend on earlier ones")
+        _refuse(model, "an attention, a part of the block where a token begins to depend on earlier ones")
     return cast(tuple[float, _Call], best)[1]
 
 
@@ -254,7 +326,7 @@ def _nearest(fitted: float, model: nn.Module) -> float:
     return best if abs(best - fitted) <= 0.01 * abs(fitted) else fitted
 
 
-def _find_final_norm(outer: list[_Call]) -> str | None:
+def _find_final_norm(model: nn.Module, outer: list[_Call]) -> str | None:
     at = next(i for i, call in enumerate(outer) if call.name == "(last block)")
     last = outer[at]
     for call in outer[at + 1 :]:
@@ -262,6 +334,7 @@ def _find_final_norm(outer: list[_Call]) -> str | None:
             call.input_copy is not None
             and call.copy.shape == last.copy.shape
             and torch.equal(call.input_copy, last.copy)
+            and not _has_matrix(model, call.name)
         ):
             return call.name
     return None

@@ -13,6 +13,11 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from utils.records import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +84,11 @@ def convert_gguf(file: Path) -> Path:
     import transformers
 
     target = cache_folder() / "models" / f"{file.stem}-{_content_key(file)}"
-    if (target / "config.json").exists():
-        return target
+    if target.exists():
+        if _is_as_converted(target):
+            return target
+        logger.warning("the converted copy %s is damaged and is made again", target)
+        shutil.rmtree(target)
     logger.warning("converting %s to safetensors (once, about half a minute for a small model)", file.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -91,7 +99,7 @@ def convert_gguf(file: Path) -> Path:
                 file.parent, gguf_file=file.name, dtype=torch.float32
             )
         except (ValueError, KeyError, OSError, NotImplementedError) as error:
-            raise ValueError(f"transformers cannot read {file}: {_first_line(error)}") from error
+            raise ValueError(f"transformers cannot read {file}: {first_line(error)}") from error
         # The loaded weights are plain float32; the record of how the file was quantised would forbid saving them.
         for name in ("quantization_config", "_pre_quantization_dtype"):
             if hasattr(model.config, name):
@@ -99,7 +107,12 @@ def convert_gguf(file: Path) -> Path:
         vars(model).update(hf_quantizer=None, _is_quantized=False)
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        record = {"source": file.name, "sha256": _content_key(file), "transformers": transformers.__version__}
+        record: dict[str, Any] = {
+            "source": file.name,
+            "sha256": _content_key(file),
+            "transformers": transformers.__version__,
+        }
+        record["files"] = {path.name: _describe_file(path, digest=True) for path in sorted(scratch.iterdir())}
         (scratch / "conversion.json").write_text(json.dumps(record, indent=2))
         try:
             scratch.rename(target)
@@ -110,6 +123,41 @@ def convert_gguf(file: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _is_as_converted(folder: Path) -> bool:
+    """Whether the files of a conversion are those that were written: by size and time, and where a time differs, by content."""
+    try:
+        held = json.loads((folder / "conversion.json").read_text()).get("files")
+        if held is None:  # of an earlier version
+            return all(_opens(path) for path in folder.glob("*.safetensors"))
+        return all(
+            _describe_file(folder / name) == known[:2]
+            or (
+                (folder / name).stat().st_size == known[0] and _describe_file(folder / name, digest=True)[2] == known[2]
+            )
+            for name, known in held.items()
+        )
+    except (OSError, ValueError, AttributeError, TypeError, IndexError):
+        return False
+
+
+def _describe_file(path: Path, *, digest: bool = False) -> list:
+    """Size and time of a file, and a digest of its content."""
+    stat = path.stat()
+    content = []
+    if digest:
+        with path.open("rb") as stream:
+            content = [hashlib.file_digest(stream, "sha256").hexdigest()[:20]]
+    return [stat.st_size, stat.st_mtime_ns, *content]
+
+
+def _opens(path: Path) -> bool:
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            return True
+    except (safetensors.SafetensorError, OSError):
+        return False
 
 
 def locate_model(name_or_path: str | Path | None) -> tuple[str, str]:
@@ -147,7 +195,7 @@ def _check_reachable(name: str) -> None:
             HfApi().model_info(name, timeout=5)
             return
     except HFValidationError as error:
-        raise ValueError(f"{name!r} is no model: not a local folder, and {_first_line(error)}") from None
+        raise ValueError(f"{name!r} is no model: not a local folder, and {first_line(error)}") from None
     except HfHubHTTPError as error:
         raise explain_missing(name, name, error) from None
     except Exception as error:
@@ -162,7 +210,7 @@ def _check_reachable(name: str) -> None:
 def explain_missing(name: str, source: str, error: OSError) -> OSError:
     """The error of transformers for a model that it could not load, in one sentence."""
     if Path(source).is_dir():
-        return FileNotFoundError(f"the model folder {source} is not complete: {_first_line(error)}")
+        return FileNotFoundError(f"the model folder {source} is not complete: {first_line(error)}")
     text = str(error).replace(name, "")
     if "gated" in text.lower() or "401" in text or "403" in text:
         return PermissionError(
@@ -171,11 +219,6 @@ def explain_missing(name: str, source: str, error: OSError) -> OSError:
     return FileNotFoundError(
         f"no model {name!r}: it is not a local folder, and the hub (or its local cache, when offline) does not have it."
     )
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _content_key(file: Path) -> str:

@@ -8,11 +8,12 @@ projection, one vector a head.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from utils.models.anatomy import Addition
+from utils.models.anatomy import Addition, Anatomy
 from utils.models.hooks import hook_inputs, hook_outputs, replace_forward
 from utils.models.language_model import LanguageModel
 from utils.options import Component
@@ -20,14 +21,39 @@ from utils.options import Component
 Act = Callable[[int, torch.Tensor], torch.Tensor | None]
 
 
-def component_layers(lm: LanguageModel, component: Component) -> range:
-    """The layers that a component has: 0 to L for the residual stream, 1 to L for the parts of a block."""
-    return range(0 if component == "resid" else 1, lm.n_layers + 1)
+def component_layers(lm: LanguageModel, component: Component) -> list[int]:
+    """The layers that a component has: 0 to L for the residual stream, 1 to L for the parts of a block.
+
+    Left out are blocks whose parts cannot be told, and for heads those that have no attention (LFM2, Qwen3.5, Jamba).
+    """
+    if component == "resid":
+        return list(range(lm.n_layers + 1))
+    there = [
+        layer
+        for layer, parts in enumerate(lm.anatomies, start=1)
+        if isinstance(parts, Anatomy) and (parts.has_heads or component != "heads")
+    ]
+    if not there:
+        lm.block_anatomy(1)
+        raise ValueError(f"{lm.name} has no component {component}: no block of it has an attention.")
+    return there
 
 
-def component_width(lm: LanguageModel, component: Component) -> int:
-    """Nodes of a component: the width of the residual stream, or of all heads side by side."""
-    return lm.n_heads * lm.head_dim if component == "heads" else lm.d_model
+def component_width(lm: LanguageModel, component: Component, layers: Sequence[int] | None = None) -> int:
+    """Nodes of a component: the width of the residual stream, or of all heads side by side at the layers.
+
+    Raises
+    ------
+    ValueError
+        Heads of several widths (Gemma 4).
+    """
+    if component != "heads":
+        return lm.d_model
+    chosen = check_layers(lm, component, layers)
+    widths = {layer: lm.block_anatomy(layer).head_width for layer in chosen}
+    if len(set(widths.values())) > 1 or widths[chosen[0]] % lm.n_heads:
+        raise ValueError(f"{lm.name}: the widths of all heads by layer are {widths}; take layers of one width.")
+    return widths[chosen[0]]
 
 
 @contextlib.contextmanager
@@ -68,7 +94,8 @@ def start_at(lm: LanguageModel, layer: int, hidden: torch.Tensor) -> Iterator[No
     def skip(hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
         return (hidden_states, *[None] * (returns - 1)) if returns else hidden_states
 
-    skipped = dict(enumerate(lm.blocks[:layer]))
+    # Blocks that others take keys from must run; what they pass on is replaced all the same.
+    skipped = {} if lm.shares_keys else dict(enumerate(lm.blocks[:layer]))
     with replace_forward(skipped, skip), hook_component(lm, "resid", [layer], lambda _layer, _value: hidden):
         yield
 
@@ -82,22 +109,31 @@ def check_layers(lm: LanguageModel, component: Component, layers: Sequence[int] 
     outside = [layer for layer in chosen if layer not in there]
     if outside or not chosen:
         raise ValueError(
-            f"layers {outside} are out of range; {lm.name} has layers {there[0]} to {there[-1]} of component {component}."
+            f"layers {outside} are out of range; {lm.name} has layers {_spell(there)} of component {component}."
         )
     return chosen
+
+
+def _spell(layers: list[int]) -> str:
+    gapless = layers == list(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]} to {layers[-1]}" if gapless else ", ".join(map(str, layers))
 
 
 def _hooks(lm: LanguageModel, component: Component, layers: list[int], act: Act) -> Iterator[Any]:
     blocks = lm.blocks
     if component == "resid":
+        act = _one_stream(lm, act)
         if 0 in layers:
             yield hook_inputs({0: blocks[0]}, act)
         yield hook_outputs({layer: blocks[layer - 1] for layer in layers if layer}, act)
-    elif component == "heads":
-        path = lm.anatomy.projection
-        yield hook_inputs({layer: blocks[layer - 1].get_submodule(path) for layer in layers}, _by_head(act, lm.n_heads))
-    else:
-        added = lm.anatomy.attn_added if component == "attn" else lm.anatomy.mlp_added
+        return
+    if component == "heads":
+        parts = {layer: blocks[layer - 1].get_submodule(lm.block_anatomy(layer).projection) for layer in layers}
+        yield hook_inputs(parts, _by_head(act, lm.n_heads))
+        return
+    for layer in layers:
+        parts = lm.block_anatomy(layer)
+        added = parts.attn_added if component == "attn" else parts.mlp_added
         if added is None:
             raise ValueError(
                 f"{lm.name} has no component {component}: its blocks do not add attention and MLP to the residual stream "
@@ -105,10 +141,27 @@ def _hooks(lm: LanguageModel, component: Component, layers: list[int], act: Act)
             )
         shapes: dict[int, torch.Size] = {}
         if added.flat:
-            own_blocks = {layer: blocks[layer - 1] for layer in layers}
-            yield hook_inputs(own_blocks, lambda layer, value: shapes.update({layer: value.shape}))
-        modules = {layer: blocks[layer - 1].get_submodule(added.path) for layer in layers}
-        yield hook_outputs(modules, _as_added(act, added, shapes))
+            yield hook_inputs({layer: blocks[layer - 1]}, partial(_note_shape, shapes))
+        module = blocks[layer - 1].get_submodule(added.path)
+        yield hook_outputs({layer: module}, _as_added(act, added, shapes))
+
+
+def _note_shape(shapes: dict[int, torch.Size], layer: int, value: torch.Tensor) -> None:
+    shapes[layer] = value.shape
+
+
+def _one_stream(lm: LanguageModel, act: Act) -> Act:
+    """``act``, where what a block passes on is one vector a token; several streams (Gemma 3n, mHC) are refused."""
+
+    def checked(layer: int, value: torch.Tensor) -> torch.Tensor | None:
+        if value.dim() != 3 or value.shape[-1] != lm.d_model:
+            raise ValueError(
+                f"{lm.name} has no component resid: at layer {layer} its blocks pass on {tuple(value.shape)} and not one "
+                f"vector of {lm.d_model} a token."
+            )
+        return act(layer, value)
+
+    return checked
 
 
 def _by_head(act: Act, n_heads: int) -> Act:

@@ -1,7 +1,4 @@
-"""The model's own logits at one token of each prompt.
-
-Prompts of many lengths in batches of few.
-"""
+"""Prompts of many lengths through the model in batches of few, and its logits at one token of each."""
 
 import copy
 from collections.abc import Sequence
@@ -10,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
+from transformers.cache_utils import DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from utils.models.hooks import hook_inputs, hook_outputs
 from utils.models.language_model import LanguageModel
@@ -20,6 +18,9 @@ _SMALL = 2.0**-10
 
 # Copying the keys and values for each batch costs something too: below this share it is not worth it.
 _SHORTEST_PREFIX, _SMALLEST_SHARE = 16, 0.3
+
+# Layers of a cache that hold keys and values of a token each, and no other state.
+_REPEATABLE = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer)
 
 # Padded tokens a batch: on a CPU larger batches gain nothing, a GPU wants more.
 _CPU_TOKENS, _GPU_TOKENS = 1024, 16384
@@ -42,10 +43,20 @@ def logits_at(
     rows = torch.arange(len(ids))
 
     def pick(_key: int, hidden: torch.Tensor) -> torch.Tensor:
+        check_head(lm, hidden, ids)
         return hidden[rows.to(hidden.device), place.to(hidden.device)][:, None]
 
     with hook_inputs({0: lm.head}, pick):
         return lm.model(input_ids=ids, **{"use_cache": False, **options}).logits[:, 0]
+
+
+def check_head(lm: LanguageModel, hidden: torch.Tensor, ids: torch.Tensor) -> None:
+    """Refuse a model whose head is not given one vector a token."""
+    if hidden.shape[:-1] != ids.shape:
+        raise ValueError(
+            f"the head of {lm.name} is given {tuple(hidden.shape)} for tokens {tuple(ids.shape)}, not one vector a token; "
+            "its logits cannot be read at chosen tokens."
+        )
 
 
 def logit_scale(lm: LanguageModel) -> float:
@@ -83,14 +94,27 @@ def share_prefix(lm: LanguageModel, prompts: Sequence[Prompt]) -> Prefix:
 
 def run_prefix(lm: LanguageModel, ids: tuple[int, ...]) -> Prefix:
     """Run the tokens with which prompts begin; no prefix where there are none, or their cache cannot be handed on."""
-    if not ids:
+    if not ids or lm.shares_keys:
         return Prefix()
     given = torch.tensor([ids], device=lm.device)
-    with torch.inference_mode():
-        output = lm.decoder(input_ids=given, attention_mask=torch.ones_like(given), use_cache=True)
+    try:
+        with torch.inference_mode():
+            output = lm.decoder(input_ids=given, attention_mask=torch.ones_like(given), use_cache=True)
+    except (AssertionError, ValueError):
+        # Some models keep keys and values of single tokens only (ProphetNet).
+        return Prefix()
     cache = getattr(output, "past_key_values", None)
-    # Recurrent states and other caches cannot be handed to each row of a batch.
-    return Prefix(ids, cache) if hasattr(cache, "batch_repeat_interleave") else Prefix()
+    return Prefix(ids, cache) if _can_repeat(cache) else Prefix()
+
+
+def _can_repeat(cache: Any) -> bool:
+    """Whether a cache can be handed to each row of a batch: keys and values in every layer and nothing else.
+
+    Recurrent and convolutional states, alone or beside keys and values, and compressed keys cannot; each layer is asked,
+    as one cache holds several kinds (Qwen3.5, Bamba, LFM2).
+    """
+    layers = getattr(cache, "layers", None) or []
+    return bool(layers) and all(type(layer) in _REPEATABLE for layer in layers)
 
 
 def repeat_prefix(prefix: Prefix, mask: torch.Tensor, times: int | None = None) -> dict[str, Any]:

@@ -83,7 +83,13 @@ def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = tokenizer.eos_token_id if ends is None else ends
-    return [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [cast(int, ends)]
+    return (
+        []
+        if ends is None
+        else [cast(int, end) for end in ends]
+        if isinstance(ends, list | tuple)
+        else [cast(int, ends)]
+    )
 
 
 def _until(ids: list[int], ends: set[int]) -> list[int]:

@@ -3,11 +3,10 @@
 Layer numbering, used everywhere: layer k is the raw residual stream after decoder block k, layer 0 is what enters
 block 1. This is the numbering of ``hidden_states`` in transformers, except that the last layer here is *before* the
 final norm.
-
-Devices and dtypes by name, and telling a lack of memory from other errors.
 """
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,12 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.models.checkpoints import explain_missing, locate_model
 from utils.models.language_model import LanguageModel
+from utils.models.weights import check_complete, check_numbers
+from utils.records import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -73,18 +74,21 @@ def load_model(
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     placed = {} if device_map is None else {"device_map": device_map}
     try:
-        config = transformers.AutoConfig.from_pretrained(source, **options)
+        with _explain_damage(name, source, "the values in config.json"):
+            config = transformers.AutoConfig.from_pretrained(source, **options)
         _refuse_encoders(name, config)
         with quiet_loading():
             tokenizer = _read_tokenizer(name, source, options)
-            model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=chosen, **options, **placed)
+            model, loading = _read_weights(name, source, dtype=chosen, **options, **placed)
     except OSError as error:
         raise explain_missing(name, source, error) from error
     module = cast(nn.Module, model).eval()
     if not placed:
         module.to(target)
     lm = LanguageModel(model, tokenizer, name, revision)
-    _check_causal(lm)
+    check_numbers(lm, loading)
+    check_causal(lm)
+    check_complete(lm, loading)
     return lm
 
 
@@ -99,12 +103,14 @@ def load_tokenizer(name_or_path: str | Path | None = None) -> PreTrainedTokenize
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Hide the loading bars of transformers, and put its setting back."""
-    shown = transformers.utils.logging.is_progress_bar_enabled()
+    """Hide the loading bars and tables of transformers, and put its settings back."""
+    shown, verbosity = transformers.utils.logging.is_progress_bar_enabled(), transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers.utils.logging.set_verbosity(verbosity)
         if shown:
             transformers.utils.logging.enable_progress_bar()
 
@@ -121,7 +127,7 @@ def _refuse_encoders(name: str, config: transformers.PretrainedConfig) -> None:
         )
 
 
-def _check_causal(lm: LanguageModel) -> None:
+def check_causal(lm: LanguageModel) -> None:
     """Refuse a model whose earlier tokens see later ones: it is an encoder whatever its class is called.
 
     What a changed last token does to the tokens between is compared with what a changed first token does, both in
@@ -141,11 +147,38 @@ def _check_causal(lm: LanguageModel) -> None:
         raise ValueError(f"{lm.name} attends to later tokens; a decoder-only (causal) model is needed.")
 
 
+def _read_weights(name: str, source: str, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and what transformers tells of loading it; what its files raise when they are damaged, in one sentence."""
+    # Shapes that do not fit are told of with their names instead of in a table.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with _explain_damage(name, source, "config.json or the weights"):
+        return cast(Any, transformers.AutoModelForCausalLM.from_pretrained(source, **options))
+
+
+@contextlib.contextmanager
+def _explain_damage(name: str, source: str, what: str) -> Iterator[None]:
+    """Say in one sentence what a damaged file makes transformers, and the libraries below, raise."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # there are as many kinds as libraries: safetensors, pickle, struct, validation
+        memory = isinstance(error, RuntimeError) and ran_out_of_memory(error)
+        if memory or (isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)):
+            raise
+        raise ValueError(
+            f"{name} cannot be read from {source} ({first_line(error)[:160]}): {what} are cut short, damaged, or hold code, "
+            "which is not run; get them anew, the weights as safetensors."
+        ) from error
+
+
 def _read_tokenizer(name: str, source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
     try:
         return transformers.AutoTokenizer.from_pretrained(source, **options)
-    except ValueError as error:
-        raise ValueError(f"{name} has no tokenizer that transformers can read: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise ValueError(f"{name} has no tokenizer that transformers can read: {first_line(error)}") from error
 
 
 def resolve_device(device: str | None) -> torch.device:
@@ -161,6 +194,8 @@ def resolve_device(device: str | None) -> torch.device:
     present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if not present.get(chosen.type, lambda: True)():
         raise ValueError(f"device {device!r} is not available on this machine; use --device cpu.")
+    if chosen.type == "meta":
+        raise ValueError("device 'meta' holds no values; expected auto, cpu, cuda, cuda:N or mps.")
     return chosen
 
 

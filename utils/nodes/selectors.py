@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 from scipy.stats import false_discovery_control, ttest_ind, ttest_rel
-from sklearn.linear_model import LogisticRegression
 
-from deepscan import ScanRuns
-from deepscan.splits import Labels, label_records, permute_labels
+from deepscan import Labels, ScanRuns, label_records, permute_labels
+from utils.layers.probes import fit_probe, principal_rows
 from utils.nodes.sets import NodeSet, compare_sets, node_sets, null_sets, top_nodes
 from utils.options import SelectorName
 from utils.statements.contrasts import Contrast
@@ -190,11 +189,8 @@ def _rank_tests(h0: np.ndarray, h1: np.ndarray, paired: bool, level: float) -> n
 
 def _probe_weights(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Weights over the standardised nodes of the probe of :mod:`utils.layers.probes`, fitted on principal axes as there."""
-    spread = x.std(axis=0)
-    z = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    left, singular, right = np.linalg.svd(z, full_matrices=False)
-    probe = LogisticRegression(C=10.0, class_weight="balanced", solver="newton-cg", tol=1e-6, max_iter=1000)
-    return probe.fit(left * singular / np.sqrt(x.shape[1]), labels).coef_[0] @ right
+    rows, axes = principal_rows(x)
+    return fit_probe(rows, labels).coef_[0] @ axes
 
 
 def _check_scanned(persona: str, runs: ScanRuns, contrast: Contrast | None) -> None:

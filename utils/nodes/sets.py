@@ -81,8 +81,11 @@ def node_sets(
         A node must have been selected by at least this share of the mixed runs.
     level
         It must also have been selected more often than under flipped sides, at this level, node by node (see
-        :func:`node_p_values`). Nodes are correlated and some are easily moved, so that frequency alone also fills sets
-        where there is no effect. None, or scans without permutations: frequency alone.
+        :func:`node_p_values`; not corrected over nodes: :func:`null_sets` says what the rule gives without an effect). Nodes are
+        correlated and some are easily moved, so that frequency alone also fills sets where there is no effect. None, or
+        scans without permutations: frequency alone.
+
+    A node whose side is undecided (0) is in no set.
 
     Raises
     ------
@@ -93,10 +96,10 @@ def node_sets(
         raise ValueError(f"threshold must be in (0, 1], not {threshold}: it is a share of the runs.")
     sets = {}
     for persona, persona_runs in runs.items():
-        chosen = persona_runs.node_frequency() >= threshold
+        signs = persona_runs.node_sign()
+        chosen = (persona_runs.node_frequency() >= threshold) & (signs != 0)
         if level is not None and _n_permutations(persona_runs):
             chosen &= node_p_values(persona_runs) <= level
-        signs = persona_runs.node_sign()
         sets[persona] = frozenset((int(node), int(signs[node])) for node in np.flatnonzero(chosen))
     return sets
 
@@ -112,13 +115,12 @@ def node_p_values(runs: ScanRuns) -> Float[np.ndarray, " nodes"]:
 
 def null_sets(runs: ScanRuns, *, threshold: float = 0.5, level: float | None = 0.05) -> list[NodeSet]:
     """The node sets under flipped sides: each permutation takes the place of the truth and is judged like it."""
-    permuted = runs.permuted_frequency()
-    chosen = permuted >= threshold
+    permuted, signs = runs.permuted_frequency(), runs.permuted_sign()
+    chosen = (permuted >= threshold) & (signs != 0)
     if level is not None:
         # The permutation itself is among all of them, which is the "1 +" of its p-value.
         everyone = np.vstack([runs.node_frequency(), permuted])
         chosen &= np.stack([(everyone >= row).mean(axis=0) for row in permuted]) <= level
-    signs = runs.permuted_sign()
     return [
         frozenset((int(node), int(sign[node])) for node in np.flatnonzero(row))
         for row, sign in zip(chosen, signs, strict=True)
@@ -160,7 +162,13 @@ def compare_sets(a: NodeSet, b: NodeSet) -> dict[str, float]:
     }
 
 
-def overlap(sets: Mapping[str, NodeSet], runs: Mapping[str, ScanRuns] | None = None) -> pd.DataFrame:
+def overlap(
+    sets: Mapping[str, NodeSet],
+    runs: Mapping[str, ScanRuns] | None = None,
+    *,
+    threshold: float = 0.5,
+    level: float | None = 0.05,
+) -> pd.DataFrame:
     """Compare every two personas' node sets.
 
     Parameters
@@ -169,8 +177,10 @@ def overlap(sets: Mapping[str, NodeSet], runs: Mapping[str, ScanRuns] | None = N
         As :func:`node_sets` returns them.
     runs
         The scans that the sets come from. With them, the overlap is compared with what both scans give after flipping sides:
-        for each permutation the nodes that it selected most often, as many as in the observed sets. Nodes are
-        correlated, so drawing nodes at random would be too easy a null.
+        for each permutation the node sets by the same rule (:func:`null_sets`). Nodes are correlated, so drawing nodes at
+        random would be too easy a null.
+    threshold, level
+        Of the node sets, as they were given to :func:`node_sets`.
 
     Returns
     -------
@@ -181,7 +191,8 @@ def overlap(sets: Mapping[str, NodeSet], runs: Mapping[str, ScanRuns] | None = N
         ``p_adjusted`` (Benjamini–Hochberg over the pairs). Empty sets have NaN ratios and a p-value of 1.
     """
     rows = []
-    null = {name: _permuted_sets(runs[name], len(held)) for name, held in sets.items()} if runs else {}
+    rule = {"threshold": threshold, "level": level}
+    null = {name: null_sets(runs[name], **rule) if _n_permutations(runs[name]) else [] for name in sets} if runs else {}
     for a, b in combinations(sets, 2):
         row = compare_sets(sets[a], sets[b])
         if runs:
@@ -201,14 +212,6 @@ def _test(observed: float, null_a: list[NodeSet], null_b: list[NodeSet]) -> dict
         return {"expected_jaccard": float("nan"), "p_value": 1.0}
     null = np.nan_to_num([compare_sets(a, b)["jaccard"] for a, b in zip(null_a, null_b, strict=False)])
     return {"expected_jaccard": float(null.mean()), "p_value": float((1 + (null >= observed).sum()) / (1 + n))}
-
-
-def _permuted_sets(runs: ScanRuns, size: int) -> list[NodeSet]:
-    """For each permutation, the ``size`` nodes that its runs selected most often."""
-    if not _n_permutations(runs):
-        return []
-    by_permutation = zip(runs.permuted_frequency(), runs.permuted_sign(), strict=True)
-    return [top_nodes(frequency, sign, size) for frequency, sign in by_permutation]
 
 
 def _n_permutations(runs: ScanRuns) -> int:

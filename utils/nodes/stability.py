@@ -6,11 +6,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from joblib import Parallel, delayed
 from scipy.stats import false_discovery_control
+from tqdm.auto import tqdm
 
-from deepscan import detect
-from deepscan.splits import Labels, label_records, permute_labels, seed_sequence
-from deepscan.trials import run_parallel
+from deepscan import Labels, detect, label_records, permute_labels
 from utils.nodes.scans import MIN_BACKGROUND
 from utils.nodes.selectors import select_nodes
 from utils.nodes.sets import NodeSet, compare_sets, top_nodes
@@ -87,7 +87,7 @@ def node_stability(
         if count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}.")
     sizes = {each.persona: _size_of(each.persona, size) for each in contrasts}
-    seed = seed_sequence(rng)
+    seed = int(rng.integers(2**63)) if isinstance(rng, np.random.Generator) else rng
     halves, tasks = {}, []
     for contrast in contrasts:
         labels = label_records(len(contrast.h0), len(contrast.h1), _pairs(len(contrast.h0), contrast.paired))
@@ -98,7 +98,9 @@ def node_stability(
         records = values[contrast.rows]
         for each in [labels, *(permute_labels(labels, seed, k) for k in range(n_flips))]:
             tasks.append((records, each, halves[contrast.persona], method, sizes[contrast.persona], seed, scan))
-    found = np.array(run_parallel(_measure_splits, tasks, n_jobs=n_jobs, progress=progress))
+    calls = (delayed(_measure_splits)(*task) for task in tasks)
+    done = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(calls)
+    found = np.array(list(tqdm(done, total=len(tasks), desc="scanning", disable=not progress)))
     rows = []
     for contrast, splits in zip(contrasts, found.reshape(len(contrasts), 1 + n_flips, n_splits), strict=True):
         h0, h1 = halves[contrast.persona][0][0]

@@ -37,7 +37,7 @@ def persona_attention(
     Parameters
     ----------
     questions, identities
-        As :func:`utils.statements.load_questions` and :func:`~utils.questions.load_identities` return them. A few
+        As :func:`utils.statements.load_questions` and :func:`~utils.statements.load_identities` return them. A few
         questions do: they are averaged over.
 
     Returns

@@ -1,8 +1,7 @@
-"""From logits to effects: which two letters a question is about, and how much of the way a patch goes.
+"""From logits to effects: which two letters a question is about, how much of the way a patch goes, and three claims.
 
-Whether a model shows what Poonia & Jain 2025 (arXiv 2507.20936) report of persona prompts.
-
-Fixed in advance, and as in :mod:`utils.layers.thirds` by the thirds of the blocks' relative depth k/L:
+The claims are those of Poonia & Jain 2025 (arXiv 2507.20936) on persona prompts, fixed in advance, and as in
+:mod:`utils.layers.thirds` by the thirds of the blocks' relative depth k/L:
 
 1. *Early MLPs on the persona's tokens*: of the MLPs patched at the persona's tokens, those of the first third have the
    largest mean effect.
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from utils.intervals import FEWEST, _ratio_of_sums, interval, resample_weights
+from utils.intervals import FEWEST, interval, ratio_of_sums, resample_weights
 from utils.layers.thirds import THIRDS, find_third
 from utils.options import Component, Segment, Verdict
 from utils.responses.wording import LETTERS
@@ -152,7 +151,7 @@ def summarise_cells(
         summary = names.assign(fallback=fallback, n_questions=n)
         change, direct = m_patched - m_base, m_direct - m_base
         for name, values in (("effect", change), ("direct", direct), ("indirect", change - direct)):
-            summary[name], low, high = _ratio_of_sums(values, shift, weights)
+            summary[name], low, high = ratio_of_sums(values, shift, weights)
             summary[f"{name}_low"], summary[f"{name}_high"] = low, high
         summary["logit_difference"], summary["logit_difference_change"] = m_patched.mean(axis=1), change.mean(axis=1)
         tables.append(summary.assign(kl_base=kl_base.mean(axis=1), kl_source=kl_source.mean(axis=1)))

@@ -48,8 +48,8 @@ def logit_terms(
     Raises
     ------
     ValueError
-        A final norm that is not of the kind gain × (x − mean) / size + bias, with or without the mean, or a head that is
-        not one matrix on the residual stream.
+        Logits by norm and head that are not the model's own, a final norm that is not of the kind gain × (x − mean) / size +
+        bias, with or without the mean, or a head that is not one matrix on the residual stream.
     """
     weight = getattr(lm.head, "weight", None)
     if weight is None or weight.dim() != 2 or weight.shape[1] != lm.d_model:
@@ -61,6 +61,7 @@ def logit_terms(
         pair = weight[picks].double().cpu()
         direction, constant = freeze_norm(lm.final_norm, last, scale * (pair[0] - pair[1]))
         logits = lm.head(lm.final_norm(last[None, None]))[0, 0, picks].double() * scale
+        _check_own(lm, logits, run.logits[picks].double().to(logits.device))
         bias = getattr(lm.head, "bias", None)
         if bias is not None:
             constant += scale * float(bias[letters[0]] - bias[letters[1]])
@@ -100,6 +101,17 @@ def persona_terms(
         ]
     columns = ["question", "fallback", "identity", "component", "layer", "term", "m"]
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _check_own(lm: LanguageModel, logits: torch.Tensor, own: torch.Tensor) -> None:
+    """Refuse where norm, head and scale do not make the model's own logits; a cap (Gemma 2) is put on first."""
+    cap = getattr(lm.model.config.get_text_config(), "final_logit_softcapping", None)
+    expected = cap * torch.tanh(logits / cap) if cap else logits
+    if float((expected - own).abs().max()) > 1e3 * torch.finfo(lm.dtype).eps * max(1.0, float(own.abs().max())):
+        raise ValueError(
+            f"{lm.name}: final norm and head give the logits {[round(x, 3) for x in expected.tolist()]}, the model itself "
+            f"{[round(x, 3) for x in own.tolist()]}: something lies between them, so that m has no such terms."
+        )
 
 
 def freeze_norm(

@@ -1,7 +1,4 @@
-"""Many patches of one prompt: rows of few forward passes, each from the layer below its patch.
-
-One prompt through the model as it is, with everything kept that a patch needs of it.
-"""
+"""Many patches of one prompt: a run as it is, with what patches need of it, then rows of few passes from below each patch."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack

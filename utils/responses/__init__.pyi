@@ -6,6 +6,8 @@ from .big_five import has_items as has_items
 from .evaluation import Condition as Condition
 from .evaluation import evaluate as evaluate
 from .evaluation import summarise as summarise
+from .judges import judge_by_server as judge_by_server
+from .judges import judge_texts as judge_texts
 from .preference import neutral_texts as neutral_texts
 from .preference import perplexity as perplexity
 from .preference import self_report as self_report

@@ -1,7 +1,4 @@
-"""What a model answers to multiple-choice questions, and how an identity changes that.
-
-What a model answers in its own words.
-"""
+"""What a model answers: to multiple-choice questions, how an identity changes that, and in its own words."""
 
 from typing import Literal
 
@@ -110,7 +107,7 @@ def persona_answers(
     Parameters
     ----------
     questions, identities
-        As :func:`utils.statements.load_questions` and :func:`~utils.questions.load_identities` return them.
+        As :func:`utils.statements.load_questions` and :func:`~utils.statements.load_identities` return them.
     base
         The identity to compare with; it gets a row of its own if it is among ``identities``.
     n_bootstrap, rng

@@ -1,16 +1,16 @@
-"""What a mask does, measured against asking for the persona in words, on pairs that the mask was not made from."""
+"""What changes of a model do, and asking in words: conditions times measures on the same held-out pairs, one long table."""
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from utils.intervals import interval, resample_weights
+from utils.intervals import interval, resample_ratio, resample_weights
 from utils.models.language_model import LanguageModel
 from utils.models.prompts import render_chat
 from utils.options import Measure
@@ -26,7 +26,6 @@ from utils.responses.preference import (
 )
 from utils.responses.wording import examples_prompt, retrieve_examples
 from utils.statements.splits import name_seen, pair_differences, pair_sides
-from utils.subnetworks.masks import PersonaMask
 
 _TIMED = 5  # answers
 PREFERENCES: tuple[Measure, ...] = ("likelihood", "self_report", "two_options")
@@ -34,16 +33,20 @@ PREFERENCES: tuple[Measure, ...] = ("likelihood", "self_report", "two_options")
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to have the persona: a mask, a system prompt, examples retrieved for each question, or several of them.
+    """One way to have the persona: a change of the model, a system prompt, examples for each question, or several of them.
 
     Attributes
     ----------
+    change
+        Gives, for a model, a context manager inside which it is another: a :class:`utils.subnetworks.PersonaMask`, or a
+        function such as ``lambda lm: intervene(lm, intervention)``. Where it has ``check_model``, that is called before
+        anything is measured; where it has ``seen``, these are the statements that it was made from.
     examples
         Statements to retrieve from, the nearest ``n_examples`` of which go into the prompt.
     """
 
     name: str
-    mask: PersonaMask | None = None
+    change: Callable[[LanguageModel], contextlib.AbstractContextManager[Any]] | None = None
     system: str | None = None
     examples: tuple[str, ...] = ()
     n_examples: int = 4
@@ -97,21 +100,19 @@ def evaluate(
     Raises
     ------
     ValueError
-        A statement was in the calibration of a mask or is among the examples; conditions of one name.
+        A change was made from one of the statements or it is among the examples; conditions of one name.
     """
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
         raise ValueError(f"conditions need names of their own, not {', '.join(names)}.")
     for condition in conditions:
         _check_unseen(condition, statements)
-        if condition.mask is not None:
-            condition.mask.check_model(lm)
+        if check := getattr(condition.change, "check_model", None):
+            check(lm)
     options = {"batch_size": batch_size, "progress": False}
     parts = []
     for condition in tqdm(conditions, desc="conditions", disable=not progress):
-        with contextlib.ExitStack() as stack:
-            if condition.mask is not None:
-                stack.enter_context(condition.mask.applied(lm))
+        with contextlib.nullcontext() if condition.change is None else condition.change(lm):
             for measure, unit, value, weight in _measure(
                 lm, condition, statements, preferences, questions, texts, trait, options
             ):
@@ -220,14 +221,14 @@ def _time_answers(lm: LanguageModel, statements: pd.Series, systems: Sequence[st
 
 def _estimate(measure: str, part: pd.DataFrame, draws: np.ndarray) -> tuple[float, np.ndarray]:
     value, weight = part["value"].to_numpy(float), part["weight"].to_numpy(float)
-    estimate, resampled = value.sum() / weight.sum(), draws @ value / (draws @ weight)
+    estimate, resampled = resample_ratio(value, weight, draws)
     return (np.exp(-estimate), np.exp(-resampled)) if measure == "perplexity" else (estimate, resampled)
 
 
 def _check_unseen(condition: Condition, statements: pd.DataFrame) -> None:
-    seen = name_seen(condition.examples) | (condition.mask.seen if condition.mask is not None else set())
+    seen = name_seen(condition.examples) | getattr(condition.change, "seen", set())
     if shared := seen & name_seen(statements):
         raise ValueError(
             f"condition {condition.name!r} was made from statements or pairs that it is to be measured on ({len(shared)} "
-            "shared); keep them apart with utils.mask_sweeps.draw_parts."
+            "shared); keep them apart with utils.statements.draw_parts."
         )

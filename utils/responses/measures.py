@@ -1,9 +1,7 @@
 """What is read from a model: a number from its logits at certain tokens of each of many prompts.
 
 A readout says what to run and what to read there; running it, as the model is or under interventions, is up to
-:func:`utils.responses.measures.score_prompts` and :func:`utils.causal.scoring.score_interventions`.
-
-Numbers read from a model's logits at the tokens of interest of many prompts.
+:func:`score_prompts` and :func:`utils.causal.scoring.score_interventions`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +15,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from utils.models.forward import batch_rows, pad_right, repeat_prefix, share_prefix
+from utils.models.forward import batch_rows, check_head, pad_right, repeat_prefix, share_prefix
 from utils.models.hooks import hook_inputs
 from utils.models.language_model import LanguageModel
 from utils.models.prompts import Prompt, encode_texts, render_chat
@@ -227,6 +225,7 @@ def read_batch(
     at = torch.tensor([token for span in spans for token in span])
 
     def pick(_key: int, hidden: torch.Tensor) -> torch.Tensor:
+        check_head(lm, hidden, ids)
         return hidden[rows.to(hidden.device), at.to(hidden.device)][None]
 
     with hook_inputs({0: lm.head}, pick):

@@ -1,7 +1,4 @@
-"""Multiple-choice questions as prompts, with or without an identity, and the tokens of the option letters.
-
-Asking for a persona in words: a system prompt, or examples of what it says.
-"""
+"""Prompts: multiple-choice questions, identities, and asking for a persona in words or by examples of what it says."""
 
 from collections.abc import Sequence
 

@@ -100,6 +100,15 @@ def restrict(contrast: Contrast, keep: np.ndarray) -> Contrast:
     return replace(contrast, h0=contrast.h0[keep_h0], h1=contrast.h1[keep_h1])
 
 
+def subsample(contrast: Contrast, n: int, *, rng: int | np.random.Generator = 0) -> Contrast:
+    """The contrast over ``n`` random pairs, or ``n`` random statements of each side without pairs, in their order."""
+    generator = np.random.default_rng(rng)
+    chosen = [np.sort(generator.permutation(len(side))[:n]) for side in (contrast.h0, contrast.h1)]
+    if contrast.paired:
+        chosen[1] = chosen[0]
+    return replace(contrast, h0=contrast.h0[chosen[0]], h1=contrast.h1[chosen[1]])
+
+
 def label_frame(statements: pd.DataFrame | xr.DataArray) -> pd.DataFrame:
     """The labels of statements or activations as a frame with a plain index and empty text for a missing pair."""
     if isinstance(statements, xr.DataArray):

@@ -66,11 +66,12 @@ def hold_out(contrast: Contrast, part: np.ndarray, n_pairs: int, *, rng: int = 0
 def name_seen(statements: pd.DataFrame | Iterable[str]) -> set[str]:
     """Names by which statements are known again: their pairs, and digests of their texts."""
     pairs = statements["pair"].dropna() if isinstance(statements, pd.DataFrame) and "pair" in statements else []
-    digests = (hashlib.sha256(text.strip().encode()).hexdigest()[:12] for text in _texts(statements))
+    digests = (hashlib.sha256(text.strip().encode()).hexdigest()[:12] for text in list_texts(statements))
     return {*digests, *(f"pair {pair}" for pair in pairs if pair)}
 
 
-def _texts(statements: pd.DataFrame | Iterable[str]) -> list[str]:
+def list_texts(statements: pd.DataFrame | Iterable[str]) -> list[str]:
+    """The texts of statements, of a frame or as they are."""
     if isinstance(statements, pd.DataFrame):
         return statements["statement"].tolist()
     return [statements] if isinstance(statements, str) else list(statements)
@@ -159,7 +160,7 @@ def pair_sides(statements: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     if "" in positive.index or "" in negative.index or not len(positive) or set(positive.index) != set(negative.index):
         raise ValueError(
-            "positive and negative statements in whole pairs are needed; see utils.contrasts.find_contrasts."
+            "positive and negative statements in whole pairs are needed; see utils.statements.find_contrasts."
         )
     return positive.reset_index(drop=True), negative.loc[positive.index].reset_index(drop=True)
 

@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from utils.nodes.sets import node_profiles
 from utils.statements.splits import split_parts
 from utils.study.results import Study
 from utils.viz import (
+    plot_accuracy_curves,
     plot_detection,
     plot_embeddings,
     plot_layer_curves,
@@ -22,24 +24,56 @@ from utils.viz import (
     plot_node_map,
     plot_node_profiles,
     plot_overlap,
+    plot_power,
     plot_scores,
+    plot_tests,
     plot_thirds,
     plot_upset,
     plot_venn,
 )
-from utils.viz.pages import FigureEntry, _figure_of, save_figure
+from utils.viz.pages import figure_of, write_figures
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FigureEntry:
+    """A figure of a study: its file name without ending, the section of the report, and one sentence of reading."""
+
+    name: str
+    section: str
+    caption: str
+    draw: Callable[[Study], Figure]
 
 
 def list_figures(study: Study) -> Iterator[FigureEntry]:
     """The figures that a study can show, in the order of the report."""
     layer = study.best_layer
     last = (
-        ""
-        if study.config["position"] != "last"
-        else " Layer 0 at the last token is the same for all statements and is left out."
+        "" if study.position != "last" else " Layer 0 at the last token is the same for all statements and is left out."
     )
+    yield FigureEntry(
+        "tests",
+        "Personas",
+        f"Are the two sides of a persona told apart at layer {layer}? Share of the test pairs of which the rule fitted to all "
+        "other pairs knows the persona's statement, with 95 % interval; cross: the same from the form of the statements alone. "
+        "Right: p-values of three tests, each adjusted over the personas (Benjamini–Hochberg); bold up to 0.05.",
+        _draw_tests,
+    )
+    yield FigureEntry(
+        "accuracy_curves",
+        "Personas",
+        "Pair accuracy over layers, test pairs; dots: above chance (adjusted over layers); triangles: onset. At the last token a "
+        "rise shows when information reaches the template's token; in the mean over the statement its words are in it.",
+        _draw_accuracy_curves,
+    )
+    if study.power is not None:
+        yield FigureEntry(
+            "power",
+            "Personas",
+            "How many personas would have been found with fewer pairs: random draws from the test pairs of this study.",
+            _draw_power,
+        )
     yield FigureEntry(
         "layer_curves",
         "Layers",
@@ -67,7 +101,7 @@ def list_figures(study: Study) -> Iterator[FigureEntry]:
         yield FigureEntry(
             "thirds",
             "Layers",
-            "Do the sides lie furthest apart in the last third of the layers? Above 0 they do; the last row is the mean over "
+            "Are the sides told apart best in the last third of the layers? Above 0 they are; the last row is the mean over "
             "personas.",
             _draw_thirds,
         )
@@ -77,6 +111,14 @@ def list_figures(study: Study) -> Iterator[FigureEntry]:
         f"The test statements at layer {layer}, on the first two principal components of each persona's own statements.",
         _draw_embeddings,
     )
+    if pd.DataFrame(study.record["sizes"])["paired"].all():
+        yield FigureEntry(
+            "embeddings_centred",
+            "Layers",
+            "The same, each statement minus the mean of its pair: what partners share, their subject above all, is gone, and "
+            "partners are mirror images. Colours on two sides: the persona is among the largest differences within pairs.",
+            partial(_draw_embeddings, center="pairs"),
+        )
     yield FigureEntry(
         "detection",
         "Scan",
@@ -132,14 +174,22 @@ def draw_figures(study: Study) -> None:
     for old in folder.iterdir():
         if old.suffix in {".png", ".svg"} and old.stem not in current:
             old.unlink()
-    # A fixed salt, so that the same study gives the same files.
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "personascope", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-    ):
-        for entry in entries:
-            figure = entry.draw(study)
-            save_figure(figure, folder / entry.name)
-            plt.close(figure)
+    write_figures(((entry.name, entry.draw(study)) for entry in entries), folder)
+
+
+def _draw_tests(study: Study) -> Figure:
+    table = study.detection[study.detection["layer"] == study.best_layer]
+    return figure_of(plot_tests(table, form=study.form if study.record["has_texts"] else None))
+
+
+def _draw_accuracy_curves(study: Study) -> Figure:
+    return plot_accuracy_curves(study.localization, onset=study.onset, mark=study.best_layer).flat[0].figure
+
+
+def _draw_power(study: Study) -> Figure:
+    if study.power is None:
+        raise ValueError("the study has no table of power; ask for it with power_draws.")
+    return figure_of(plot_power(study.power))
 
 
 def _draw_layer_curves(study: Study) -> Figure:
@@ -152,7 +202,7 @@ def _draw_probe_curves(study: Study) -> Figure:
 
 def _draw_layer_heatmap(study: Study) -> Figure:
     layers = study.layers.dropna(subset="silhouette")
-    return _figure_of(plot_layer_heatmap(layers, metric="silhouette", mark=study.best_layer))
+    return figure_of(plot_layer_heatmap(layers, metric="silhouette", mark=study.best_layer))
 
 
 def _draw_metric_maps(study: Study) -> Figure:
@@ -161,15 +211,15 @@ def _draw_metric_maps(study: Study) -> Figure:
 
 def _draw_thirds(study: Study) -> Figure:
     model = pd.DataFrame([{**study.record["thirds"], "persona": "mean over personas"}])
-    return _figure_of(plot_thirds(pd.concat([study.thirds, model], ignore_index=True)))
+    return figure_of(plot_thirds(pd.concat([study.thirds, model], ignore_index=True)))
 
 
-def _draw_embeddings(study: Study) -> Figure:
+def _draw_embeddings(study: Study, center: Literal["none", "pairs"] = "none") -> Figure:
     acts = study.activations.sel(layer=study.best_layer)
     acts = acts.isel(statement=split_parts(acts, rng=study.config["seed"]) == "test").load()
     frames, explained = [], {}
     for persona in study.personas:
-        points = reduce(acts.sel(persona=persona), method="pca", rng=study.config["seed"])
+        points = reduce(acts.sel(persona=persona), method="pca", center=center, rng=study.config["seed"])
         explained[persona] = points.attrs.pop("explained")
         frames.append(points)
     return plot_embeddings(pd.concat(frames, ignore_index=True), explained=explained).flat[0].figure
@@ -177,12 +227,12 @@ def _draw_embeddings(study: Study) -> Figure:
 
 def _draw_detection(study: Study) -> Figure:
     table = study.detection[study.detection["layer"] == study.best_layer]
-    return _figure_of(plot_detection(table.assign(p_value=table["p_adjusted"])))
+    return figure_of(plot_detection(table.assign(p_value=table["p_adjusted"])))
 
 
 def _draw_scores(study: Study) -> Figure:
     scores = [runs.table[["kind", "score"]].assign(persona=persona) for persona, runs in study.runs.items()]
-    return _figure_of(plot_scores(pd.concat(scores, ignore_index=True)))
+    return figure_of(plot_scores(pd.concat(scores, ignore_index=True)))
 
 
 def _draw_node_profiles(study: Study) -> Figure:
@@ -197,7 +247,7 @@ def _draw_node_map(study: Study) -> Figure:
     held = [(node, sign) in study.node_sets[persona] for persona, node, sign in labels]
     # Nodes outside the set count as never selected, so that a persona with an empty set keeps its row.
     shown = at_best.assign(frequency=at_best["frequency"].where(np.asarray(held, bool), 0.0))
-    return _figure_of(plot_node_map(shown, study.record["n_nodes"]))
+    return figure_of(plot_node_map(shown, study.record["n_nodes"]))
 
 
 def _draw_upset(study: Study) -> Figure:
@@ -205,11 +255,11 @@ def _draw_upset(study: Study) -> Figure:
 
 
 def _draw_overlap(study: Study) -> Figure:
-    return _figure_of(plot_overlap(study.overlap))
+    return figure_of(plot_overlap(study.overlap))
 
 
 def _venn_of(personas: list[str]) -> Callable[[Study], Figure]:
-    return lambda study: _figure_of(plot_venn({persona: study.node_sets[persona] for persona in personas}))
+    return lambda study: figure_of(plot_venn({persona: study.node_sets[persona] for persona in personas}))
 
 
 def _topics(study: Study) -> dict[str, list[str]]:

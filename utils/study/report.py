@@ -1,73 +1,61 @@
-"""The report of a study: one HTML file with everything inline, which opens from disk.
-
-What a study's report says in words, and the tables beside it.
-"""
+"""The report of a study, one HTML file with everything inline: what it says in words, its tables and figures."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from utils.records import replace_text
-from utils.statements.form import FORM_LIMIT
 from utils.study.figures import list_figures
-from utils.study.results import Study
-from utils.viz.pages import _PAGE, _inline
+from utils.study.results import Study, key_of_study
+from utils.study.summary import LEVEL, list_warnings, result_table, span, summarise_study
+from utils.viz.pages import NUMBERS, Section, read_section, render_page, table_html
 from utils.viz.style import short_name
 
 logger = logging.getLogger(__name__)
-
-# Adjusted p-values up to here count as found.
-_LEVEL = 0.05
 
 
 def write_report(study: Study) -> None:
     """Write ``report.html`` into the study folder; figures must have been drawn."""
     sections = []
-    abouts = {"Layers": about_layers, "Scan": about_scan, "Nodes": about_nodes, "Overlap": about_overlap}
+    abouts = {
+        "Personas": about_personas,
+        "Layers": about_layers,
+        "Scan": about_scan,
+        "Nodes": about_nodes,
+        "Overlap": about_overlap,
+    }
     entries = list(list_figures(study))
-    for section, describe in abouts.items():
+    for title, describe in abouts.items():
         about, table = describe(study)
-        drawn = [entry for entry in entries if entry.section == section]
-        figures = [
-            (entry.name, entry.caption, _inline(study.folder / "figures" / f"{entry.name}.png")) for entry in drawn
-        ]
-        shown = "" if table is None else table.to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
-        sections.append((section, about, shown, figures))
-    sections += _describe_causal(study)
-    page = jinja2.Environment(autoescape=True).from_string(_PAGE)
-    html = page.render(
-        model=study.record["activations"]["model"],
+        drawn = [entry for entry in entries if entry.section == title]
+        figures = [(study.folder / "figures" / f"{entry.name}.png", entry.caption) for entry in drawn]
+        sections.append(Section(title, about, "" if table is None else table_html(table, **NUMBERS), figures))
+    model = study.record["activations"]["model"]
+    html = render_page(
+        model,
+        f"Personas in {model}",
+        [*sections, *_added_sections(study)],
         summary=summarise_study(study),
         warnings=list_warnings(study),
-        sections=sections,
         configuration=_configuration(study.record),
     )
     replace_text(study.folder / "report.html", html)
 
 
-def _describe_causal(study: Study) -> list[tuple[str, str, str, list[tuple[str, str, str]]]]:
-    """A section for each persona whose nodes were put to a causal check."""
-    # Imported here: a study without such a check needs nothing of what it takes.
-    from utils.experiments.causal import open_causal
-    from utils.experiments.causal_report import SHOWN, describe_found, list_drawn, main_effects
-    from utils.study.results import key_of_study
-
-    sections = []
-    for path in sorted(study.folder.glob("causal/*/causal.json")):
-        result = open_causal(path.parent)
-        if result.record["study"] != key_of_study(study):
-            logger.warning(
-                "%s is of an earlier state of the study and left out; run personascope causal again", path.parent
-            )
+def _added_sections(study: Study) -> Iterator[Section]:
+    """What other runs on the study wrote for its report, such as a causal check of a persona's nodes."""
+    for path in sorted(study.folder.glob("*/*/section.json")):
+        try:
+            section, held = read_section(path)
+        except (ValueError, KeyError, OSError):
+            logger.warning("%s is damaged and left out; remove it, or make it again", path)
             continue
-        table = main_effects(result)[SHOWN].rename(columns=lambda name: name.replace("_", " "))
-        shown = table.to_html(index=False, border=0, float_format="{:.3g}".format, na_rep="–")
-        figures = [(file.stem, caption, _inline(file)) for file, caption in list_drawn(result)]
-        title = f"Do the nodes matter? {short_name(result.record['config']['persona'])}"
-        sections.append((title, " ".join(describe_found(result)), shown, figures))
-    return sections
+        if held["study"] == key_of_study(study):
+            yield section
+        else:
+            logger.warning("%s is of an earlier state of the study and left out; make it again", path.parent)
 
 
 def _configuration(record: dict[str, Any]) -> str:
@@ -76,88 +64,40 @@ def _configuration(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def result_table(study: Study) -> pd.DataFrame:
-    """One row a persona: the numbers that sum the study up, with readable column names."""
-    at_best = study.layers[study.layers["layer"] == study.best_layer]
-    layers = at_best[["persona", "silhouette", "silhouette_low", "silhouette_high", "probe_auroc"]]
-    scans = study.detection[study.detection["layer"] == study.best_layer]
-    scans = scans[["persona", "p_adjusted", "precision", "recall", "node_set", "null_node_set"]]
-    table = layers.merge(scans, on="persona")
-    if study.record["has_texts"]:
-        table = table.merge(study.form[["persona", "form_accuracy"]], on="persona")
-    return table.assign(persona=table["persona"].map(short_name)).rename(columns=lambda name: name.replace("_", " "))
-
-
-def summarise_study(study: Study) -> list[str]:
-    """What the study found, a sentence or two a stage."""
-    detection = study.detection[study.detection["layer"] == study.best_layer]
-    found = detection[detection["p_adjusted"] <= _LEVEL]["persona"].map(short_name).tolist()
-    lost = detection[detection["p_adjusted"] > _LEVEL]["persona"].map(short_name).tolist()
-    config, sizes = study.config, pd.DataFrame(study.record["sizes"])
-    unit = "pairs" if sizes["paired"].all() else "H1 statements"
-    sentences = [
-        f"Layer {study.best_layer} of {study.record['n_layers']} was scanned for all personas: it has the best mean rank of the "
-        f"silhouette over personas on the select part ({_range(sizes['select_h1'])} {unit} a persona). Everything below is from "
-        f"the test part ({_range(sizes['test_h1'])} {unit} a persona).",
-        f"At this layer the scan tells {len(found)} of {len(detection)} personas from their H0 "
-        f"(permutation test, {config['permutations']} permutations, adjusted p ≤ {_LEVEL})"
-        + (f": {', '.join(found)}." if found else "."),
+def about_personas(study: Study) -> tuple[str, pd.DataFrame]:
+    """How the first section is read, and its table."""
+    about = (
+        "Accuracy: the share of pairs of which a ridge rule, fitted to all other pairs at the chosen layer, knows "
+        "which statement "
+        "is the persona's; 0.5 is chance. Separation: the test that belongs to it. Calibrated: a scan for few or "
+        "many nodes whose "
+        "scores are calibrated by flipped sides. Scan: the subset scan. Family and bh: nodes that a test at each "
+        "node finds, family-wise "
+        "and with 5 % false ones. Onset: the first layer with 90 % of the largest gain, where the persona is told apart at all. "
+        f"{_describe_stability(study)}"
+    )
+    table = result_table(study)
+    table["accuracy"] = [
+        f"{value:.3f} ({low:.3f} to {high:.3f})"
+        for value, low, high in zip(table["accuracy"], table["accuracy low"], table["accuracy high"], strict=True)
     ]
-    if found and lost:
-        sentences.append(f"It does not for: {', '.join(lost)}.")
-    return [*sentences, _judge_thirds(study)]
-
-
-def _judge_thirds(study: Study) -> str:
-    """The answer to the claim that personas lie furthest apart in the last third of the layers."""
-    claim = (
-        "Cintas et al. 2025 (arXiv 2505.24539) report that personas lie furthest apart in the last third of the layers"
-    )
-    if study.thirds is None:
-        return f"{claim}; that was not judged, as it takes every layer of the model, and at least three."
-    model, counts = study.record["thirds"], study.thirds["verdict"].value_counts()
-    by_persona = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("supported", "mixed", "not supported"))
-    return (
-        f"{claim}. Here: {model['verdict']} (silhouette, mean over personas: first third {model['first']:.3f}, middle "
-        f"{model['middle']:.3f}, last {model['last']:.3f}; last minus the larger of the others {model['d']:.3f}, 95 % interval "
-        f"{model['d_low']:.3f} to {model['d_high']:.3f}); persona by persona: {by_persona}. This is about where "
-        "the sides lie furthest apart; whether they lie apart at all, the flipped sides tell."
-    )
-
-
-def list_warnings(study: Study) -> list[str]:
-    """What a reader must know before the numbers: form that gives the side away, too few permutations."""
-    warnings = []
-    if study.record["has_texts"]:
-        given = study.form[study.form["gives_away"]]["persona"].map(short_name).tolist()
-        if given:
-            warnings.append(
-                f"The form of the statements (length, punctuation, function words) alone tells the sides apart at {FORM_LIMIT} "
-                f"accuracy or better for: {', '.join(given)}. What is found for them may be form and not persona."
-            )
-    smallest = len(study.detection) / (1 + study.config["permutations"])
-    if smallest > _LEVEL:
-        warnings.append(
-            f"With {study.config['permutations']} permutations, a persona that is alone in being found cannot have an adjusted p "
-            f"below {smallest:.2g}: give --permutations {round(len(study.detection) / _LEVEL)} or more."
-        )
-    return warnings
+    return about, table.drop(columns=["accuracy low", "accuracy high"])
 
 
 def about_layers(study: Study) -> tuple[str, pd.DataFrame]:
     """How the layers section is read, and its table."""
     about = (
-        "How far the two sides of each persona lie apart at the scanned layer, and how far form alone goes. Silhouette: "
-        "0 is no clustering. Form accuracy and probe AUROC: 0.5 is chance. "
-        f"{_describe_stability(study)}{_describe_topics(study)}"
+        "The metrics of the paper at the chosen layer, from raw activations: they compare the sides as if they were "
+        "unrelated, so that "
+        "what partners share counts as spread. Silhouette: 0 is no clustering. Probe AUROC: 0.5 is chance."
+        f"{_describe_topics(study)}"
     )
-    table = result_table(study)
-    interval = [
-        f"{value:.3f} ({low:.3f} to {high:.3f})"
-        for value, low, high in zip(table["silhouette"], table["silhouette low"], table["silhouette high"], strict=True)
-    ]
-    table["silhouette"] = interval
-    return about, table.drop(columns=["silhouette low", "silhouette high"])
+    own = study.layers[study.layers["layer"] == study.best_layer]
+    table = pd.DataFrame({"persona": own["persona"].map(short_name)})
+    for name in ("silhouette", "centroid_distance", "probe_auroc"):
+        bounds = zip(own[name], own[f"{name}_low"], own[f"{name}_high"], strict=True)
+        table[name.replace("_", " ")] = [f"{value:.4f} ({low:.4f} to {high:.4f})" for value, low, high in bounds]
+    return about, table
 
 
 def _describe_stability(study: Study) -> str:
@@ -165,7 +105,7 @@ def _describe_stability(study: Study) -> str:
     others = ", ".join(f"{layer} ({share:.0%})" for layer, share in shares.head(3).items() if share > 0)
     own = shares.get(study.best_layer, 0.0)
     return (
-        f"Of 100 random halves of the select part, {own:.0%} pick layer {study.best_layer} by the same rule; "
+        f"Of 200 resamples of the select part, {own:.0%} pick layer {study.best_layer} by the same rule; "
         f"most often picked: {others}."
     )
 
@@ -207,21 +147,38 @@ def about_scan(study: Study) -> tuple[str, pd.DataFrame]:
     columns += ["n_background", "n_clean", "n_anomalous"] + (["auroc"] if config["scan"] == "individual" else [])
     about = (
         f"{config['runs']} runs a persona, each with a fresh split: {config['n_clean']} clean and {config['n_anomalous']} "
-        f"anomalous records against a background of {h0}; score {config['score']}, {config['tail']} p-values. The p-value "
-        "compares the mean score with that of all runs after flipping sides."
+        f"anomalous records against a background of {h0}; score {config['score']}, {_describe_scan(study)}. The p-value "
+        "compares the mean score with that of all runs after flipping sides; adjusted: over the personas."
     )
+    if study.paper is not None:
+        paper = study.paper
+        about += (
+            f" By the paper's protocol (descriptive: a fixed background, {span(paper['n_anomalous'])} anomalous "
+            f"records, Higher Criticism "
+            f"on lower left-tail p-values, the union of 100 runs), sets hold {span(paper['union_nodes'])} nodes, and "
+            f"{span(paper['clean_union_nodes'])} where clean records are scanned alone."
+        )
     table = study.detection[columns]
     return about, table.assign(persona=table["persona"].map(short_name)).rename(
         columns=lambda name: name.replace("_", " ")
     )
 
 
+def _describe_scan(study: Study) -> str:
+    """What was scanned: pair-centred or raw activations, and the tail, as these were resolved."""
+    config = next(iter(study.runs.values())).config
+    if config.get("center") == "pairs":
+        return f"pair-centred activations, {config['tail']} p-values; precision and recall are given the partner"
+    return f"raw activations, {config['tail']} p-values"
+
+
 def about_nodes(study: Study) -> tuple[str, pd.DataFrame]:
     """How the nodes section is read, and its table."""
     about = (
         f"A node set holds the nodes that at least {study.config['threshold']:.0%} of the runs selected, and more often than "
-        "flipped sides select them (p ≤ 0.05, node by node). The table of the layer section shows its size beside the "
-        "mean size under flipped sides (null node set). Below, each set is compared with equally large ones by simpler "
+        "flipped sides select them (p ≤ 0.05, node by node, not corrected: the null node set is what this gives "
+        "without an effect). "
+        f"{_describe_rules(study)} Below, each set is compared with equally large ones by simpler "
         "methods on the same statements (Jaccard over node and side; in brackets what flipped sides give); t-test nodes: how "
         "many a t-test at each node finds (adjusted p ≤ 0.05)."
     )
@@ -252,11 +209,31 @@ def about_nodes(study: Study) -> tuple[str, pd.DataFrame]:
     return about, table.assign(persona=table["persona"].map(short_name))
 
 
+def _describe_rules(study: Study) -> str:
+    """How far the sets by different rules agree, and whether they recur over halves."""
+    agreement = study.agreement
+    pairs = (
+        (("scan", "bh"), "the scan's and those of the test"),
+        (("bh", "calibrated"), "those of the test and of the calibrated scan"),
+    )
+    shown = []
+    for (a, b), label in pairs:
+        own = agreement[(agreement["a"] == a) & (agreement["b"] == b)]["jaccard"]
+        shown.append(f"{label} have a mean Jaccard index of {own.mean():.2f}")
+    own = study.recurrence[(study.recurrence["rule"] == "bh") & (study.recurrence["size"] > 0)]
+    return (
+        f"Of the node sets, {', '.join(shown)}. Over disjoint halves of the pairs, the sets of the test (5 % false "
+        f"nodes) recur more than "
+        f"flipped sides make them for {(own['p_adjusted'] <= LEVEL).sum()} of the {len(own)} personas that have any (adjusted)."
+    )
+
+
 def about_overlap(study: Study) -> tuple[str, pd.DataFrame | None]:
     """How the overlap section is read, and its table, if there are pairs of sets."""
     about = (
         "Node sets are compared as (node, side): two personas that move a node in opposite directions do not share it "
-        "(they are counted as opposite). Expected: what both scans give with flipped sides, at the same set sizes."
+        "(they are counted as opposite). Expected: what both scans give with flipped sides, by the same rule. "
+        "Cosine: of the two personas' vectors of differences over all nodes; its p-value flips the sides of both."
     )
     table = study.overlap
     if table.empty:
@@ -272,13 +249,10 @@ def about_overlap(study: Study) -> tuple[str, pd.DataFrame | None]:
         "jaccard",
         "expected_jaccard",
         "p_adjusted",
-        "hypergeometric",
+        "cosine",
+        "cosine_p_adjusted",
     ]
     names = {"a": table["a"].map(short_name), "b": table["b"].map(short_name)}
     return about + " The twelve largest:", table[columns].assign(**names).rename(
         columns=lambda name: name.replace("_", " ")
     )
-
-
-def _range(values: pd.Series) -> str:
-    return str(values.min()) if values.min() == values.max() else f"{values.min()}–{values.max()}"

@@ -1,18 +1,22 @@
 """The results of a study folder, read back for notebooks, figures and the report."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import xarray as xr
 
 from deepscan import ScanRuns
-from utils.activations.store import open_store
+from utils.activations.store import open_store, split_positions
 from utils.nodes.sets import NodeSet, node_sets
-from utils.records import key_of
+from utils.options import Position
+from utils.records import FINISHED, RECORD, is_moving, key_of, read_json
+from utils.statements.contrasts import find_contrasts, restrict
+
+if TYPE_CHECKING:
+    from utils.vectors import PersonaVectors
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,68 @@ class Study:
         return self.record["config"]
 
     @property
+    def position(self) -> Position:
+        """The token position of the scans; all positions are localized."""
+        return self.onset["position"].iloc[0]
+
+    @property
     def personas(self) -> list[str]:
         """Personas in the order of the statements."""
         return list(self.layers["persona"].unique())
 
     @cached_property
     def activations(self) -> xr.DataArray:
-        """(layer, statement, node), read from disk where used."""
-        return open_store(self.folder / "activations.zarr")
+        """(layer, statement, node) at the position of the scans, read from disk where used."""
+        return next(iter(self.activations_by_position.values()))
+
+    @cached_property
+    def activations_by_position(self) -> dict[Position, xr.DataArray]:
+        """The activations at every token position of the study, that of the scans first."""
+        found = split_positions(open_store(self.folder / "activations.zarr"))
+        if self.record.get("statements", held := key_of_statements(next(iter(found.values())))) != held:
+            raise ValueError(
+                f"the activations in {self.folder} are of other statements than its tables: a study with other options was not "
+                "finished there. Run it again, or the earlier one."
+            )
+        return found
+
+    @cached_property
+    def localization(self) -> pd.DataFrame:
+        """Pair accuracy per position, persona and layer, on the ``test`` pairs, see :func:`utils.layers.layer_accuracy`."""
+        return self._read("localization")
+
+    @cached_property
+    def onset(self) -> pd.DataFrame:
+        """Where each persona begins to be told apart, per position, see :func:`utils.layers.layer_onset`."""
+        return self._read("onset")
+
+    @cached_property
+    def node_tests(self) -> pd.DataFrame:
+        """Every node of every persona at the best layer, tested; see :func:`utils.nodes.compare_sides`."""
+        return self._read(f"tests/layer-{self.best_layer}")
+
+    @cached_property
+    def agreement(self) -> pd.DataFrame:
+        """How far the rules for node sets agree, persona by persona."""
+        return self._read("agreement")
+
+    @cached_property
+    def recurrence(self) -> pd.DataFrame:
+        """Whether disjoint halves of the pairs rank the same nodes first, by rule and persona."""
+        return self._read("recurrence")
+
+    @cached_property
+    def power(self) -> pd.DataFrame | None:
+        """How many personas each test finds with fewer pairs; None where that was not asked for."""
+        return self._read("power") if (self.folder / "power.parquet").exists() else None
+
+    @cached_property
+    def paper(self) -> pd.DataFrame | None:
+        """The scans by the paper's protocol; None where these were not asked for."""
+        return self._read("paper") if (self.folder / "paper.parquet").exists() else None
+
+    def _read(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / f"{name}.parquet")
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -62,9 +120,9 @@ class Study:
 
     @cached_property
     def thirds(self) -> pd.DataFrame | None:
-        """The verdict on the last third of the layers per persona; None where not all layers were extracted."""
+        """The answers about the last third of the layers per persona, by pair accuracy; None where not all were extracted."""
         path = self.folder / "thirds.parquet"
-        return pd.read_parquet(path) if path.exists() else None
+        return pd.read_parquet(path).query("metric == 'accuracy'").reset_index(drop=True) if path.exists() else None
 
     @cached_property
     def topics(self) -> pd.DataFrame | None:
@@ -113,6 +171,22 @@ class Study:
         """The node sets at the best layer, by persona."""
         return node_sets(self.runs, threshold=self.config["threshold"])
 
+    @cached_property
+    def vectors(self) -> "PersonaVectors":
+        """Mean differences by layer and persona, fitted on the ``fit`` part of :func:`utils.vectors.split_for_steering`.
+
+        The other parts are left to choose and to measure on; for vectors of all pairs, see
+        :func:`utils.vectors.persona_vectors`.
+        """
+        # Imported here: torch takes seconds that reading tables need not spend.
+        from utils.vectors.doses import split_for_steering
+        from utils.vectors.fit import persona_vectors
+
+        acts = self.activations
+        part = split_for_steering(acts, rng=self.config["seed"])
+        contrasts = find_contrasts(acts, contrast=self.config["contrast"])
+        return persona_vectors(acts, [restrict(contrast, part == "fit") for contrast in contrasts])
+
 
 def open_study(folder: str | Path) -> Study:
     """Open a study folder.
@@ -123,11 +197,15 @@ def open_study(folder: str | Path) -> Study:
         The folder holds no finished study.
     """
     folder = Path(folder)
-    path = folder / "study.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if "best_layer" not in record:
+    record = read_json(folder / RECORD)
+    if FINISHED not in record or is_moving(folder):
         raise FileNotFoundError(f"{folder} holds no finished study; run `personascope study --out {folder}` first.")
     return Study(folder, record)
+
+
+def key_of_statements(acts: xr.DataArray) -> str:
+    """Changes with the statements of activations, their labels and their order."""
+    return key_of([acts[name].to_numpy() for name in ("statement", "persona", "direction", "pair", "text")])
 
 
 def key_of_study(study: Study) -> str:

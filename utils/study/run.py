@@ -1,8 +1,6 @@
 """The whole study: statements to activations, layers, scans, node sets, figures and a report, each stage run once."""
 
 import logging
-import os
-import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,23 +10,23 @@ import pandas as pd
 import xarray as xr
 
 from deepscan import ScanRuns, detect
-from utils.activations.store import open_store
-from utils.layers.separation import SMALLEST_SIDE, best_layer, divergence, layer_stability
-from utils.layers.thirds import layer_thirds, model_thirds
+from utils.activations.store import holds, open_store, split_positions
+from utils.folders import hold_folder
+from utils.layers.separation import SMALLEST_SIDE, divergence
 from utils.layers.topics import topic_divergence
-from utils.nodes.scans import summarise
 from utils.nodes.selectors import compare_selectors
-from utils.nodes.sets import node_frequencies, node_sets, overlap
+from utils.nodes.sets import node_frequencies
 from utils.nodes.stability import node_stability
-from utils.records import StageLog, key_of, write_frame
+from utils.records import StageLog, key_of
 from utils.statements.contrasts import Contrast, find_contrasts, restrict
 from utils.statements.form import form_table
 from utils.statements.splits import split_parts
 from utils.study.figures import draw_figures
 from utils.study.report import write_report
-from utils.study.results import Study, open_study
-from utils.study.settings import StudyConfig, needed_h0, scan_options
-from utils.study.source import open_source
+from utils.study.results import Study, key_of_statements, open_study
+from utils.study.settings import StudyConfig, check_config, fit_samples, needed_h0, scan_options
+from utils.study.source import Source, open_source
+from utils.study.tables import add_on_request, choose_layer, compare_node_sets, detect_personas, judge_thirds, locate
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +34,13 @@ logger = logging.getLogger(__name__)
 def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: bool = True) -> Study:
     """Run a study into a folder; stages whose inputs have not changed are taken from there.
 
-    Written: ``study.json`` (configuration, versions, timings, results), ``activations.zarr``, ``layers.parquet``,
-    ``layers_select.parquet`` (what the layer was chosen on) and ``layer_stability.parquet`` (how firmly),
-    ``thirds.parquet`` (with every layer of the model), ``topics.parquet`` (personas of a topic against each other),
-    ``form.parquet``, ``scans/<persona>.parquet`` (further layers in ``scans/layer-<k>/``), ``detection.parquet``,
-    ``nodes.parquet``, ``overlap.parquet``, ``selectors.parquet``, on request ``node_stability.parquet``, ``figures/`` and
-    ``report.html``.
+    Written: ``study.json`` (configuration, versions, timings, results), ``activations.zarr``, ``localization.parquet`` and
+    ``onset.parquet`` (pair accuracy over layers), ``layers.parquet`` (the paper's metrics), ``layers_select.parquet`` (what
+    the layer was chosen on) and ``layer_stability.parquet`` (how firmly), ``thirds.parquet`` (with every layer of the
+    model), ``topics.parquet`` (personas of a topic against each other), ``form.parquet``, ``scans/<persona>.parquet``
+    (further layers in ``scans/layer-<k>/``), ``detection.parquet`` (every test), ``tests/`` (node by node),
+    ``nodes.parquet``, ``overlap.parquet``, ``agreement.parquet``, ``recurrence.parquet``, ``selectors.parquet``,
+    ``power.parquet``, on request ``paper.parquet`` and ``node_stability.parquet``, ``figures/`` and ``report.html``.
 
     Parameters
     ----------
@@ -64,50 +63,64 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
         goes on from there.
     """
     config = config or StudyConfig()
+    check_config(config)
     source = open_source(config)
     contrasts = find_contrasts(source.frame, contrast=config.contrast)
     part = split_parts(source.frame, rng=config.seed)
     select = [restrict(contrast, part == "select") for contrast in contrasts]
     test = [restrict(contrast, part == "test") for contrast in contrasts]
+    config = fit_samples(config, test)
     _check_sizes(test, config)
     _check_select(select)
-    folder = _make_folder(Path(out))
-    log = StageLog(folder, asdict(config))
+    with hold_folder(Path(out)) as folder:
+        return _run_stages(folder, config, source, part, select, test, progress)
 
+
+def _run_stages(
+    folder: Path,
+    config: StudyConfig,
+    source: Source,
+    part: np.ndarray,
+    select: list[Contrast],
+    test: list[Contrast],
+    progress: bool,
+) -> Study:
+    log = StageLog(folder, asdict(config))
     store = folder / "activations.zarr"
     if source.key is None:
-        # Arrays and hub models are compared with what is stored. Not a stage: running one forgets what was finished.
+        # Arrays and hub models are compared with what is stored.
         source.compute(store, progress)
     else:
-        log.stage("activations", source.key, lambda: source.compute(store, progress), exists=store.exists())
-    acts = open_store(store)
+        held = holds(store, source.frame, log.made_from)
+        log.stage("activations", source.key, lambda: source.compute(store, progress), exists=held)
+    opened = open_store(store)
+    by_position = split_positions(opened)
+    acts = next(iter(by_position.values()))
     further = _check_scan_layers(acts, config)
     base = key_of(acts.attrs, acts["layer"].to_numpy(), source.frame, part, config.contrast, config.seed)
-    on_select = log.table("layers_select", base, lambda: divergence(acts, select, probe=False, progress=progress))
+    layer = choose_layer(log, base, acts, select, config)
+    locate(log, base, by_position, test, config, progress=progress)
     options = {"probe_flips": config.probe_flips, "rng": config.seed, "progress": progress}
     log.table("layers", key_of(base, config.probe_flips), lambda: divergence(acts, test, **options))
-    log.table("layer_stability", base, lambda: layer_stability(acts, select, rng=config.seed))
     if source.frame[source.frame["direction"] == "positive"].groupby("topic")["persona"].nunique().max() > 1:
-        tested = acts.isel(statement=np.flatnonzero(part == "test"))
-        log.table("topics", base, lambda: topic_divergence(tested, probe_permutations=0, progress=progress))
+        of_test = acts.isel(statement=np.flatnonzero(part == "test"))
+        log.table("topics", base, lambda: topic_divergence(of_test, probe_permutations=0, progress=progress))
     else:
-        (folder / "topics.parquet").unlink(missing_ok=True)
-    thirds = _judge_thirds(log, base, acts, test, chosen=config.layers is not None)
+        log.leave_out("topics")
+    thirds = judge_thirds(log, base, acts, test, config)
     if source.has_texts:
         log.table("form", base, lambda: form_table(source.frame["statement"].tolist(), test))
-    layer = best_layer(on_select)
-
     scan_key = key_of(base, layer, further, scan_options(config), config.threshold)
     runs = {}
     for k in sorted({layer, *further}):
-        scans = folder / "scans" if k == layer else folder / "scans" / f"layer-{k}"
+        scans = "scans" if k == layer else f"scans/layer-{k}"
         runs[k] = _scan_layer(log, scans, acts, test, k, base, config, progress)
-    detection = summarise(runs, threshold=config.threshold)
-    write_frame(folder / "detection.parquet", detection)
+    detection, tested = detect_personas(log, base, scan_key, runs, acts, test, config, progress=progress)
     frequencies = {k: node_frequencies(by_persona).assign(layer=k) for k, by_persona in runs.items()}
     log.table("nodes", scan_key, lambda: _concat(frequencies))
-    log.table("overlap", scan_key, lambda: overlap(node_sets(runs[layer], threshold=config.threshold), runs[layer]))
     values = acts.sel(layer=layer).to_numpy()
+    compare_node_sets(log, key_of(scan_key, config.flips), runs[layer], values, test, tested[layer], config)
+    add_on_request(log, key_of(base, layer), values, test, config, progress=progress)
     log.table(
         "selectors",
         scan_key,
@@ -116,14 +129,15 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
     if config.stability:
         log.table("node_stability", key_of(scan_key, config.stability), lambda: _halve(values, test, config, progress))
     else:
-        (folder / "node_stability.parquet").unlink(missing_ok=True)
+        log.leave_out("node_stability")
     log.add(
-        activations=acts.attrs,
+        activations=opened.attrs,
         n_layers=int(acts["layer"].max()),
         n_nodes=acts.sizes["node"],
         best_layer=layer,
         thirds=thirds,
         has_texts=source.has_texts,
+        statements=key_of_statements(acts),
         sizes=[_describe_sizes(own, chosen) for own, chosen in zip(test, select, strict=True)],
         personas=detection.to_dict("records"),
     )
@@ -138,7 +152,7 @@ def run_study(out: str | Path, config: StudyConfig | None = None, *, progress: b
 
 def _scan_layer(
     log: StageLog,
-    folder: Path,
+    folder: str,
     acts: xr.DataArray,
     contrasts: list[Contrast],
     layer: int,
@@ -151,58 +165,44 @@ def _scan_layer(
     key = key_of(base, layer, scan_options(config))
     runs = {}
     for contrast in contrasts:
-        path = folder / f"{contrast.persona}.parquet"
-        compute = partial(_scan, path, values, contrast, config, progress)
+        compute = partial(_scan, values, contrast, config, progress)
         # Named after the file and not the layer: scans of another best layer may have taken its place since.
-        log.stage(path.relative_to(log.folder).with_suffix("").as_posix(), key, compute, exists=path.exists())
-        runs[contrast.persona] = ScanRuns.load(path)
+        runs[contrast.persona] = ScanRuns.load(log.file(f"{folder}/{contrast.persona}", key, compute))
     return runs
 
 
-def _scan(path: Path, values: np.ndarray, contrast: Contrast, config: StudyConfig, progress: bool) -> None:
+def _scan(values: np.ndarray, contrast: Contrast, config: StudyConfig, progress: bool, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     found = detect(
         values[contrast.h0],
         values[contrast.h1],
         pairs=np.arange(len(contrast.h0)) if contrast.paired else None,
-        n_jobs=config.jobs or os.cpu_count() or 1,
+        n_jobs=config.n_jobs,
         progress=progress,
         **scan_options(config),
     )
     found.save(path)
 
 
-def _judge_thirds(
-    log: StageLog, key: str, acts: xr.DataArray, contrasts: list[Contrast], *, chosen: bool
-) -> dict | None:
-    """Write the verdict of every persona and return that of the model; none for chosen layers or too few."""
-    layers = [layer for layer in acts["layer"].to_numpy().tolist() if layer]
-    if chosen or layers != list(range(1, len(layers) + 1)) or len(layers) < 3:
-        (log.folder / "thirds.parquet").unlink(missing_ok=True)
-        return None
-    log.table("thirds", key, lambda: layer_thirds(acts, contrasts))
-    return log.table("model_thirds", key, lambda: model_thirds(acts, contrasts)).to_dict("records")[0]
-
-
 def _halve(values: np.ndarray, contrasts: list[Contrast], config: StudyConfig, progress: bool) -> pd.DataFrame:
-    names = ("tail", "score", "alpha_max", "alphas", "restarts", "scan")
+    names = ("tail", "center", "score", "alpha_max", "alphas", "restarts", "scan")
     options = {name: value for name, value in scan_options(config).items() if name in names}
-    jobs = config.jobs or os.cpu_count() or 1
     return node_stability(
-        values, contrasts, n_flips=config.stability, rng=config.seed, n_jobs=jobs, progress=progress, **options
+        values, contrasts, n_flips=config.stability, rng=config.seed, n_jobs=config.n_jobs, progress=progress, **options
     )
 
 
 def _check_sizes(contrasts: list[Contrast], config: StudyConfig) -> None:
     """Refuse, before the long work, statements too few for the split of a run."""
+    fewest = config.n_anomalous or 1
     for contrast in contrasts:
         n_h0, n_h1 = len(contrast.h0), len(contrast.h1)
         want = needed_h0(config, paired=contrast.paired)
-        if n_h1 < config.n_anomalous or n_h0 < want:
+        if n_h1 < fewest or n_h0 < want:
             unit = "pairs" if contrast.paired else "H0 statements"
             raise ValueError(
                 f"persona {contrast.persona!r} has {n_h0} {unit} (and {n_h1} H1 statements) in its test part; a run "
-                f"needs {want}, of them {config.n_clean} clean, and {config.n_anomalous} H1 statements: "
+                f"needs {want}, of them {config.n_clean} clean, and {fewest} H1 statements: "
                 "give more statements or smaller --clean and --anomalous."
             )
 
@@ -223,16 +223,6 @@ def _check_scan_layers(acts: xr.DataArray, config: StudyConfig) -> list[int]:
     if outside := [layer for layer in config.scan_layers if layer not in present]:
         raise ValueError(f"--scan-layers {outside} were not extracted; there are layers {present[0]} to {present[-1]}.")
     return sorted(set(config.scan_layers))
-
-
-def _make_folder(folder: Path) -> Path:
-    """Create the study folder and make sure, before the long work, that files can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out.") from None
 
 
 def _describe_sizes(test: Contrast, select: Contrast) -> dict:

@@ -81,7 +81,7 @@ def _extract(config: StudyConfig, frame: pd.DataFrame, store: Path, progress: bo
         lm,
         frame,
         layers=config.layers,
-        position=config.position,
+        position=config.position if isinstance(config.position, str) else tuple(config.position),
         role=config.role,
         batch_size=config.batch_size,
         store=store,
@@ -94,7 +94,7 @@ def _scan_seconds(n_nodes: int, config: StudyConfig) -> float:
     noise = np.random.default_rng(0).standard_normal((2, 90, n_nodes), dtype=np.float32)
     options = {**scan_options(config), "n_runs": 10, "n_permutations": 3}
     # Clean and anomalous samples that the noise is large enough for; the time hardly depends on their sizes.
-    options |= {"n_clean": min(config.n_clean, 30), "n_anomalous": min(config.n_anomalous, 30)}
+    options |= {"n_clean": min(config.n_clean or 15, 30), "n_anomalous": min(config.n_anomalous or 15, 30)}
     jobs = config.jobs or os.cpu_count() or 1
     detect(noise[0], noise[1], **options, n_jobs=jobs)
     started = time.perf_counter()

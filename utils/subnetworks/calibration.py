@@ -20,7 +20,7 @@ from utils.models.language_model import LanguageModel
 from utils.models.prompts import encode_prompts, find_template
 from utils.options import Role, Side
 from utils.records import read_record, write_record
-from utils.statements.splits import _texts, name_seen
+from utils.statements.splits import list_texts, name_seen
 from utils.subnetworks.input_sums import NORM, RATE, RATE_SQUARES, SQUARES, SUM, sum_inputs
 from utils.subnetworks.linears import Linear, find_linears
 
@@ -162,7 +162,7 @@ def calibrate_labellings(
     Parameters and errors as of :func:`calibrate`, a labelling being its ``(positive, negative)``.
     """
     sides = [(side, statements) for labelling in labellings for side, statements in zip(SIDES, labelling, strict=True)]
-    texts = [_texts(statements) for _, statements in sides]
+    texts = [list_texts(statements) for _, statements in sides]
     for (side, _), own in zip(sides, texts, strict=True):
         if not own:
             raise ValueError(f"the {side} side has no statements to calibrate on; give at least one.")

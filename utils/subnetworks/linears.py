@@ -83,8 +83,8 @@ def find_linears(
     """
     if scope not in ("all", "attention", "mlp"):
         raise ValueError(f"unknown scope {scope!r}; expected all, attention or mlp.")
-    chosen = check_layers(lm, "mlp", layers)
     _refuse_unusable(lm)
+    chosen = check_layers(lm, "mlp", range(1, lm.n_layers + 1) if layers is None else layers)
     found, left = [], {}
     for layer in chosen:
         covered, others = _sort_block(lm, layer)
@@ -114,7 +114,7 @@ def coverage(lm: LanguageModel) -> pd.DataFrame:
         for name, weight in block.named_parameters():
             if id(weight) in ours or name in others:
                 owner = type(block.get_submodule(name.rpartition(".")[0])).__name__
-                rows.append((name, owner, _part(lm, name), weight.numel(), id(weight) in ours))
+                rows.append((name, owner, _part(lm, layer, name), weight.numel(), id(weight) in ours))
     table = pd.DataFrame(rows, columns=["matrix", "kind", "part", "weights", "covered"])
     kinds = table.groupby(["matrix", "kind", "part", "covered"], sort=False)["weights"].agg(["size", "sum"])
     table = kinds.reset_index().rename(columns={"size": "layers", "sum": "weights"})
@@ -137,7 +137,7 @@ def _sort_block(lm: LanguageModel, layer: int) -> tuple[list[Linear], dict[str, 
         if weight.dim() < 2:
             continue
         owner, _, own_name = name.rpartition(".")
-        module, part = block.get_submodule(owner), _part(lm, name)
+        module, part = block.get_submodule(owner), _part(lm, layer, name)
         if weight is lm.embedding.weight:
             left[name] = (part, "tied to the embedding")
         elif own_name == "weight" and isinstance(module, nn.Linear | Conv1D):
@@ -149,8 +149,8 @@ def _sort_block(lm: LanguageModel, layer: int) -> tuple[list[Linear], dict[str, 
     return covered, left
 
 
-def _part(lm: LanguageModel, name: str) -> Part:
-    return "attention" if name.startswith(f"{lm.anatomy.attention}.") else "mlp"
+def _part(lm: LanguageModel, layer: int, name: str) -> Part:
+    return "attention" if name.startswith(f"{lm.block_anatomy(layer).attention}.") else "mlp"
 
 
 def _find_head(lm: LanguageModel) -> Linear:

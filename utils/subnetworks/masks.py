@@ -60,6 +60,10 @@ class PersonaMask:
         finally:
             applied.restore()
 
+    def __call__(self, lm: LanguageModel) -> contextlib.AbstractContextManager["AppliedMask"]:
+        """As :meth:`applied`, so that a mask is a condition of :func:`utils.responses.evaluate`."""
+        return self.applied(lm)
+
     def check_model(self, lm: LanguageModel) -> None:
         """Raise a ValueError unless the mask was made for this model as it is now."""
         if (found := lm.fingerprint) != self.config["fingerprint"]:

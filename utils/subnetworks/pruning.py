@@ -4,12 +4,14 @@ On a CPU the bits of a mask are read as they are by compiled loops: PyTorch's bo
 memory for the place of every value.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numba import njit
 
-from deepscan.kernels import kernel
 from utils.models.language_model import LanguageModel
 from utils.subnetworks.linears import Linear
 
@@ -112,7 +114,12 @@ def _integers(values: torch.Tensor) -> torch.Tensor:
 # What follows has no branches: bits are as good as random, and wrong guesses would cost more than the work.
 
 
-@kernel
+def _compiled_once(function: Callable) -> Any:
+    # An import hook that checks types wraps every function, and numba cannot compile the wrapper.
+    return njit(cache=True, nogil=True)(inspect.unwrap(function))
+
+
+@_compiled_once
 def _pick_values(weight, bits, values):
     place, found = 0, 0
     for row in range(weight.shape[0]):
@@ -122,7 +129,7 @@ def _pick_values(weight, bits, values):
             place += 1
 
 
-@kernel
+@_compiled_once
 def _place_values(weight, bits, values):
     place, found = 0, 0
     last = len(values) - 1

@@ -3,11 +3,10 @@
 Scores are 0 or more; a score below 0 marks what may not be chosen. Ties go by a second score, and ties of that to what
 comes first. Nothing here holds more than a few blocks.
 
-How much each weight counts for a side: |W| times one number an input, taken from the calibration.
-
-Magnitude and random are the baselines. ``wanda`` is |W|·‖x‖₂ (Sun et al. 2023, arXiv 2306.11695) on the side's own
-statements. ``relu``, ``softplus`` and ``disjoint`` weigh the inputs by how far the sides differ there (Ye et al. 2026,
-arXiv 2602.07164), the first two with the sign of the side.
+A weight counts for a side by |W| times one number an input, taken from the calibration. Magnitude and random are the
+baselines. ``wanda`` is |W|·‖x‖₂ (Sun et al. 2023, arXiv 2306.11695) on the side's own statements. ``relu``, ``softplus``
+and ``disjoint`` weigh the inputs by how far the sides differ there (Ye et al. 2026, arXiv 2602.07164), the first two with
+the sign of the side.
 """
 
 import math

@@ -25,6 +25,7 @@ from .projection import correlate_answers as correlate_answers
 from .projection import read_answers as read_answers
 from .projection import read_tokens as read_tokens
 from .projection import summarise_tokens as summarise_tokens
+from .settings import VectorsConfig as VectorsConfig
 from .steering import ablate_vectors as ablate_vectors
 from .steering import add_vectors as add_vectors
 from .steering import cap_vectors as cap_vectors

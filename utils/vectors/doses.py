@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from utils.causal.interventions import Intervention, steer_along
 from utils.intervals import interval, resample_weights
@@ -16,7 +17,7 @@ from utils.vectors.fit import PersonaVectors
 _N_BOOTSTRAP = 2000
 
 
-def split_for_steering(statements: pd.DataFrame, *, share: float = 0.4, rng: int = 0) -> np.ndarray:
+def split_for_steering(statements: pd.DataFrame | xr.DataArray, *, share: float = 0.4, rng: int = 0) -> np.ndarray:
     """Divide the ``test`` part of :func:`utils.statements.split_parts` once more.
 
     Parameters

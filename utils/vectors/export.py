@@ -232,6 +232,6 @@ def read_node_sets(path: str | Path) -> dict[tuple[str, int], NodeSet]:
         raise ValueError(f"{path} has no column {sorted(missing)[0]}; expected persona, layer, node and sign.")
     groups = table.groupby(["persona", "layer"], sort=False)
     return {
-        (str(persona), int(layer)): frozenset(zip(own["node"].tolist(), own["sign"].tolist(), strict=True))
+        (str(persona), int(str(layer))): frozenset(zip(own["node"].tolist(), own["sign"].tolist(), strict=True))
         for (persona, layer), own in groups
     }

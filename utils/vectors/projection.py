@@ -1,6 +1,7 @@
 """Reading persona vectors: how far the residual stream lies along them, token by token, before and while a model speaks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -160,4 +161,5 @@ def _run(lm: LanguageModel, ids: Sequence[int], layers: Sequence[int]) -> Float[
 def _correlate(pairs: np.ndarray) -> float:
     if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():
         return float("nan")
-    return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+    found: Any = spearmanr(pairs[:, 0], pairs[:, 1])  # the stubs of SciPy do not name its fields
+    return float(found.statistic)

@@ -188,8 +188,9 @@ class _Places:
             chosen = at >= self.n_prompt
         if not self.first:
             # Where rows are padded on the left, each begins later.
-            padded = attended is not None and attended.dim() == 2 and attended.shape[1] >= past + width
-            begin = attended.argmax(dim=1, keepdim=True) if padded else 0
+            begin: torch.Tensor | int = 0
+            if attended is not None and attended.dim() == 2 and attended.shape[1] >= past + width:
+                begin = attended.argmax(dim=1, keepdim=True)
             chosen = chosen & (at > begin)
         self.mask = chosen
 

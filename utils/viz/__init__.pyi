@@ -17,6 +17,10 @@ from .layers import plot_layer_heatmap as plot_layer_heatmap
 from .layers import plot_metric_map as plot_metric_map
 from .layers import plot_metric_maps as plot_metric_maps
 from .layers import plot_thirds as plot_thirds
+from .localization import plot_accuracy_curve as plot_accuracy_curve
+from .localization import plot_accuracy_curves as plot_accuracy_curves
+from .localization import plot_power as plot_power
+from .localization import plot_tests as plot_tests
 from .nodes import plot_detection as plot_detection
 from .nodes import plot_node_map as plot_node_map
 from .nodes import plot_node_profiles as plot_node_profiles

@@ -18,9 +18,13 @@ from utils.viz.style import NULL, OKABE_ITO, as_label, new_axes, persona_grid, p
 
 _COLOURS, _MARKERS, _LINES = OKABE_ITO[::-1], "os^Dv*", ("-", "--", ":")
 _FOUND = "#E69F00"
+_LABELS = METRIC_LABELS | {"accuracy": "pair accuracy"}
 # Of each column of the detection table: its name, and the values at both ends of the colours.
 _DETECTION = {
-    "p_adjusted": ("adjusted p", 0.001, 1.0),
+    "accuracy": ("pair accuracy", 0.5, 1.0),
+    "separation_p_adjusted": ("separation p", 0.001, 1.0),
+    "calibrated_p_adjusted": ("calibrated p", 0.001, 1.0),
+    "p_adjusted": ("scan p", 0.001, 1.0),
     "precision": ("precision", 0.0, 1.0),
     "recall": ("recall", 0.0, 1.0),
     "auroc": ("AUROC of records", 0.0, 1.0),
@@ -30,21 +34,24 @@ _DETECTION = {
 
 
 def plot_depth_curve(
-    table: pd.DataFrame, *, metric: str = "silhouette", studies: Sequence[str] | None = None, ax: Axes | None = None
+    table: pd.DataFrame, *, metric: str = "accuracy", studies: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Draw one persona's metric over relative depth, a line and its 95 % interval for each study.
 
-    Dots mark layers where the sides lie further apart than under 95 % of flipped sides, where there are flips.
+    Dots mark layers where pair accuracy is above chance (p ≤ 0.05, adjusted over layers), and with other metrics those where
+    the sides lie further apart than under 95 % of flipped sides, where there are flips.
 
     Parameters
     ----------
     table
         Rows of ``Comparison.curves`` for one persona.
+    metric
+        ``accuracy`` or one of :func:`utils.layers.divergence`.
     studies
         All studies in their order, which fixes the colours; by default those of the table.
     """
     ax = ax if ax is not None else new_axes(4.5, 3)
-    if metric.startswith("probe"):
+    if _has_chance(metric):
         ax.axhline(0.5, color=NULL, ls=":", lw=1.2)
     for name, style in _style_studies(studies or table["study"].unique()).items():
         own = table[table["study"] == name]
@@ -52,14 +59,14 @@ def plot_depth_curve(
             own["depth"], own[f"{metric}_low"], own[f"{metric}_high"], color=style["color"], alpha=0.15, lw=0
         )
         ax.plot(own["depth"], own[metric], color=style["color"], ls=style["ls"], lw=1.4, label=as_label(name))
-        beyond = _exceed_flips(own, metric)
+        beyond = _stand_out(own, metric)
         ax.plot(own["depth"][beyond], own[metric][beyond], ".", color=style["color"], ms=4)
-    ax.set(xlabel="relative depth (layer k of L at k/L)", ylabel=METRIC_LABELS[metric], xlim=(0, 1))
+    ax.set(xlabel="relative depth (layer k of L at k/L)", ylabel=_LABELS[metric], xlim=(0, 1))
     return ax
 
 
 def plot_depth_curves(
-    table: pd.DataFrame, *, metric: str = "silhouette", studies: Sequence[str] | None = None
+    table: pd.DataFrame, *, metric: str = "accuracy", studies: Sequence[str] | None = None
 ) -> np.ndarray:
     """Draw :func:`plot_depth_curve` for every persona, one row a topic; returns the array of Axes.
 
@@ -81,13 +88,15 @@ def plot_depth_curves(
         Line2D([], [], color=style["color"], ls=style["ls"], label=as_label(name))
         for name, style in _style_studies(names).items()
     ]
-    if f"{metric}_null_high" in table:
+    if metric == "accuracy":
+        handles.append(Line2D([], [], color=NULL, marker=".", ls="", label="above chance (adjusted p ≤ 0.05)"))
+    elif f"{metric}_null_high" in table:
         handles.append(Line2D([], [], color=NULL, marker=".", ls="", label="beyond 95 % of flipped sides"))
-    if metric.startswith("probe"):
+    if _has_chance(metric):
         handles.append(Line2D([], [], color=NULL, ls=":", label="chance"))
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     figure.supxlabel("relative depth (layer k of L at k/L)", fontsize=10)
-    figure.supylabel(METRIC_LABELS[metric], fontsize=10)
+    figure.supylabel(_LABELS[metric], fontsize=10)
     return axes
 
 
@@ -117,7 +126,7 @@ def plot_verdicts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(np.full(lost.sum(), 0.012), place[lost], "x", color=NULL, ms=4, transform=ax.get_yaxis_transform())
     ax.set_yticks(np.arange(len(personas)), [persona_label(name) for name in personas])
     ax.set(
-        xlabel="silhouette, last third − larger of first and middle third (95 % interval)",
+        xlabel="pair accuracy, last third − larger of first and middle third (95 % interval)",
         ylim=(len(personas) - 0.5, -0.5),
     )
     handles = _study_handles(styles)
@@ -131,27 +140,29 @@ def plot_verdicts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def plot_detection_map(table: pd.DataFrame, *, value: str = "p_adjusted", ax: Axes | None = None) -> Axes:
     """Draw one column of the detection table as persona × study; grey cells are missing.
 
-    Beside p-values a dot marks adjusted p ≤ 0.05.
+    Beside p-values a dot marks p ≤ 0.05.
 
     Parameters
     ----------
     table
         ``Comparison.detection``.
     value
-        ``p_adjusted``, ``precision``, ``recall``, ``auroc``, ``probe_auroc`` or ``form_accuracy``.
+        ``accuracy``, ``separation_p_adjusted``, ``calibrated_p_adjusted``, ``p_adjusted`` (of the scan), ``precision``,
+        ``recall``, ``auroc``, ``probe_auroc`` or ``form_accuracy``.
     """
     label, low, high = _DETECTION[value]
+    is_p = value.endswith("p_adjusted")
     personas, studies = table["persona"].unique(), table["study"].unique()
     wide = table.pivot(index="persona", columns="study", values=value).loc[personas, studies].astype(float)
     ax = ax if ax is not None else new_axes(2.4 + 0.7 * len(studies), 1.6 + 0.3 * len(personas))
     ax.set_facecolor("#E4E4E4")
-    scale: dict[str, Any] = {"norm": LogNorm(low, high)} if value == "p_adjusted" else {"vmin": low, "vmax": high}
+    scale: dict[str, Any] = {"norm": LogNorm(low, high)} if is_p else {"vmin": low, "vmax": high}
     sns.heatmap(
-        wide, ax=ax, cmap="cividis_r" if value == "p_adjusted" else "cividis", annot=True,
-        fmt=".3f" if value == "p_adjusted" else ".2f", annot_kws={"fontsize": 7}, cbar=False,
+        wide, ax=ax, cmap="cividis_r" if is_p else "cividis", annot=True,
+        fmt=".3f" if is_p else ".2f", annot_kws={"fontsize": 7}, cbar=False,
         xticklabels=False, yticklabels=False, linewidths=0.4, **scale,
     )  # fmt: skip
-    if value == "p_adjusted":
+    if is_p:
         row, column = np.nonzero(wide.to_numpy() <= 0.05)
         ax.plot(column + 0.88, row + 0.18, "o", color=_FOUND, ms=3.5, mec="white", mew=0.4)
     ax.set_xticks(np.arange(len(studies)) + 0.5, [as_label(name) for name in studies], rotation=90, fontsize=8)
@@ -215,8 +226,15 @@ def _study_handles(styles: dict[str, dict[str, Any]]) -> list[Line2D]:
     ]
 
 
-def _exceed_flips(table: pd.DataFrame, metric: str) -> np.ndarray:
-    """Where the sides lie further apart than 95 % of flips put them; nowhere without flips."""
+def _has_chance(metric: str) -> bool:
+    """Whether 0.5 is what no difference gives."""
+    return metric == "accuracy" or metric.startswith("probe")
+
+
+def _stand_out(table: pd.DataFrame, metric: str) -> np.ndarray:
+    """Where accuracy is above chance, or the sides lie further apart than 95 % of flips put them; nowhere without flips."""
+    if metric == "accuracy":
+        return (table["accuracy_p_adjusted"] <= 0.05).to_numpy()
     lower_is_apart = metric.endswith("davies_bouldin")
     bound = f"{metric}_null_{'low' if lower_is_apart else 'high'}"
     if bound not in table:

@@ -10,6 +10,10 @@ from matplotlib import font_manager, ft2font
 logger = logging.getLogger(__name__)
 
 _LONGEST = 48
+# A character of each of the writings with most readers, and a picture: Chinese, Japanese, Korean, Arabic, Hebrew, Devanagari,
+# Bengali, Tamil, Thai.
+_WRITINGS = "\u5317\u304b\ud55c\u0639\u05d0\u0915\u0995\u0b95\u0e01\U0001f98a"
+_NO_CHARACTER = 0x0378
 
 
 def short_name(persona: str) -> str:
@@ -26,8 +30,7 @@ def as_label(text: object) -> str:
     """A text as it is drawn: as it is read, whatever it holds.
 
     A dollar sign is no formula, a leading underscore hides nothing from a legend, and a long name is cut in its middle.
-    Characters that the current font lacks are drawn in an installed font that has them, which is added to
-    ``font.family``; where there is none, the label is transliterated, and a warning notes what stands for what.
+    Characters that none of the fonts of ``font.family`` has are transliterated, and a warning notes what stands for what.
     """
     shown = str(text)
     if len(shown) > _LONGEST:
@@ -38,17 +41,25 @@ def as_label(text: object) -> str:
 
 
 def spell(text: str) -> str:
-    """The text where an installed font has its characters, or its transliteration."""
+    """The text where the fonts of the day have its characters, or its transliteration."""
     missing = frozenset(text) - _glyphs(tuple(plt.rcParams["font.family"]))
     if not missing:
-        return text
-    family = _find_font(missing)
-    if family is not None:
-        plt.rcParams["font.family"] = [*plt.rcParams["font.family"], family]
         return text
     spelt = "".join(anyascii(character) or "?" if character in missing else character for character in text)
     _note(text, spelt)
     return spelt
+
+
+def fall_back() -> list[str]:
+    """Installed fonts for what the font of the day lacks, one for each writing and for pictures, as far as there are any.
+
+    They must stand in ``font.family`` before a figure is made, as its texts take over what stands there then.
+    """
+    found: list[str] = []
+    for character in _WRITINGS:
+        if character not in _glyphs((*plt.rcParams["font.family"], *found)) and (name := _find_font(ord(character))):
+            found.append(name)
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -66,10 +77,8 @@ def _glyphs(families: tuple[str, ...]) -> frozenset[str]:
     return frozenset(found)
 
 
-@lru_cache
-def _find_font(missing: frozenset[str]) -> str | None:
-    """An installed font with all these characters, one without serifs and of regular weight if there is."""
-    codes = {ord(character) for character in missing}
+def _find_font(code: int) -> str | None:
+    """An installed font with a character, one without serifs and of regular weight if there is."""
     entries = sorted(
         font_manager.fontManager.ttflist,
         key=lambda font: ("sans" not in font.name.lower(), font.weight != 400, font.name),
@@ -79,7 +88,11 @@ def _find_font(missing: frozenset[str]) -> str | None:
             font = ft2font.FT2Font(entry.fname)
         except (RuntimeError, OSError):
             continue
-        # Pictures in colour cannot be scaled, and not drawn.
-        if font.scalable and codes <= font.get_charmap().keys():
+        held = font.get_charmap()
+        # Pictures in colour cannot be scaled, and not drawn; a font of last resort has a box for what is no character, too.
+        if font.scalable and code in held and _NO_CHARACTER not in held:
             return entry.name
     return None
+
+
+plt.rcParams["font.family"] = [*plt.rcParams["font.family"], *fall_back()]

@@ -1,7 +1,4 @@
-"""Figures of the layer analysis: curves, heatmaps, the metrics side by side, and the verdict on the thirds.
-
-Figures of statements as points: one layer, many personas, many layers, many components.
-"""
+"""Figures of layers: curves, heatmaps, the metrics side by side, the verdict on the thirds, and statements as points."""
 
 import re
 from typing import Any
@@ -108,13 +105,15 @@ def plot_layer_heatmap(
     return ax
 
 
-def plot_thirds(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_thirds(table: pd.DataFrame, *, metric: str = "pair accuracy", ax: Axes | None = None) -> Axes:
     """Draw d = mean(last) − max(mean(first), mean(middle)) of every persona with its interval and verdict.
 
     Parameters
     ----------
     table
         As :func:`utils.layers.layer_thirds` returns it; a row without persona is the model.
+    metric
+        What d is a difference of.
     """
     ax = ax if ax is not None else new_axes(7, 0.9 + 0.3 * len(table))
     place = np.arange(len(table))[::-1]
@@ -127,7 +126,7 @@ def plot_thirds(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 d, place[at], xerr=[d - low, high - d], fmt="o", color=colour, ms=5, lw=1.6, capsize=2, label=verdict
             )
     ax.set_yticks(place, [persona_label(name) for name in table["persona"]])
-    ax.set(xlabel="silhouette, last third − larger of first and middle third (95 % interval)")
+    ax.set(xlabel=f"{metric}, last third − larger of first and middle third (95 % interval)")
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_ylim(-0.6, len(table) - 0.4)
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)

@@ -1,65 +1,158 @@
-"""Figures and HTML pages on disk."""
+"""Figures and HTML pages on disk: one way of drawing, one template, and sections that other runs add to a page."""
 
 import base64
-from collections.abc import Callable
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jinja2
+import matplotlib
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.study.results import Study
+from utils.records import replace_text
 
+# How tables of numbers stand in a page.
+NUMBERS: dict[str, Any] = {"float_format": "{:.3g}".format, "na_rep": "–"}
 _DPI = 150
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>personascope: {{ model }}</title>
+<title>personascope: {{ title }}</title>
 <style>
   body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
   h1 { font-size: 1.7rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
   figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #444; font-size: .92rem; }
   .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; }
+{%- if wrap %}
+  th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
+{%- else %}
   th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
   th { vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
+{%- endif %}
   .warn { background: #fff3d6; border-left: 4px solid #e69f00; padding: .6rem 1rem; }
   pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 </style>
 </head>
 <body>
-<h1>Personas in {{ model }}</h1>
+<h1>{{ heading }}</h1>
 {% for sentence in summary %}<p>{{ sentence }}</p>
 {% endfor %}
 {% for sentence in warnings %}<p class="warn">{{ sentence }}</p>
 {% endfor %}
-{% for section, about, table, figures in sections %}
-<h2>{{ section }}</h2>
-<p>{{ about }}</p>
-{% if table %}<div class="scroll">{{ table | safe }}</div>{% endif %}
-{% for name, caption, image in figures %}
-<figure><img src="data:image/png;base64,{{ image }}" alt="{{ name }}"><figcaption>{{ caption }}</figcaption></figure>
+{% for section in sections %}
+<h2>{{ section.title }}</h2>
+<p>{{ section.about }}</p>
+{% if section.table %}<div class="scroll">{{ section.table | safe }}</div>{% endif %}
+{% for sentence in section.warnings %}<p class="warn">{{ sentence }}</p>
+{% endfor %}
+{% for path, caption in section.figures %}
+<figure><img src="data:image/png;base64,{{ inline(path) }}" alt="{{ path.stem }}"><figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 {% endfor %}
+{% if configuration %}
 <h2>Configuration</h2>
 <p>Caution: the statements include views that many people find offensive; they are there to be located, not endorsed.</p>
 <pre>{{ configuration }}</pre>
+{% endif %}
 </body>
 </html>
 """
 
 
 @dataclass(frozen=True)
-class FigureEntry:
-    """A figure of a study: its file name without ending, the section of the report, and one sentence of reading."""
+class Section:
+    """A section of a page.
 
-    name: str
-    section: str
-    caption: str
-    draw: Callable[[Study], Figure]
+    Attributes
+    ----------
+    table
+        HTML; nothing where it is empty.
+    figures
+        PNG files, each with one sentence of reading.
+    warnings
+        Below the table.
+    """
+
+    title: str
+    about: str
+    table: str = ""
+    figures: Sequence[tuple[Path, str]] = ()
+    warnings: Sequence[str] = ()
+
+
+def render_page(
+    title: str,
+    heading: str,
+    sections: Iterable[Section],
+    *,
+    summary: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+    configuration: str = "",
+    wrap: bool = False,
+) -> str:
+    """One HTML file with everything inline, which opens from disk; ``wrap``: tables hold sentences and not numbers."""
+    page = jinja2.Environment(autoescape=True).from_string(_PAGE)
+    return page.render(
+        title=title,
+        heading=heading,
+        sections=list(sections),
+        summary=summary,
+        warnings=warnings,
+        configuration=configuration,
+        wrap=wrap,
+        inline=lambda path: base64.b64encode(path.read_bytes()).decode(),
+    )
+
+
+def write_section(path: Path, section: Section, **facts: Any) -> None:
+    """Write a section for another run's page, with facts by which that run tells whether it is still true.
+
+    Figures are named relative to the file's folder.
+    """
+    figures = [[file.relative_to(path.parent).as_posix(), caption] for file, caption in section.figures]
+    held = {"title": section.title, "about": section.about, "table": section.table, "figures": figures}
+    replace_text(path, json.dumps({**facts, **held}, indent=1))
+
+
+def read_section(path: Path) -> tuple[Section, dict[str, Any]]:
+    """What :func:`write_section` wrote: the section and everything in the file."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    figures = [(path.parent / file, caption) for file, caption in held["figures"]]
+    return Section(held["title"], held["about"], held["table"], figures), held
+
+
+@contextmanager
+def drawing_style() -> Iterator[None]:
+    """The style in which figures are drawn and written."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def write_figures(drawn: Iterable[tuple[str, Figure | Axes]], folder: Path) -> list[Path]:
+    """Write figures by name as PNG and SVG, close them, and return the PNG files; they are drawn in the style of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with drawing_style():
+        for name, made in drawn:
+            figure = figure_of(made)
+            save_figure(figure, folder / name)
+            plt.close(figure)
+            written.append(folder / f"{name}.png")
+    return written
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
@@ -70,11 +163,13 @@ def save_figure(figure: Figure, stem: Path) -> None:
         figure.savefig(stem.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
 
 
-def _figure_of(ax: Axes) -> Figure:
-    figure = ax.figure
+def figure_of(drawn: Figure | Axes) -> Figure:
+    """The figure that something was drawn on."""
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
     assert isinstance(figure, Figure)
     return figure
 
 
-def _inline(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
+def table_html(table: pd.DataFrame, **options: Any) -> str:
+    """A table as it stands in a page."""
+    return table.to_html(index=False, border=0, **options)

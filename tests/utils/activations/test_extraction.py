@@ -458,6 +458,7 @@ def test_a_second_run_gives_the_same_bits(tiny):
 def test_hooks_of_the_caller_stay(tiny):
     """An extraction inside somebody's intervention sees the intervention, and leaves its hooks alone."""
     lm, seen = tiny(), []
+    _ = lm.max_tokens  # asked once a model, by a small pass of its own
     with hook_component(lm, "resid", [1], lambda layer, _: seen.append(layer)):
         extract(lm, TEXTS, batch_size=5, **QUIET)
         extract(lm, TEXTS, batch_size=5, **QUIET)

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import zarr
 from tiny import count_forwards
 
 from utils.activations.extraction import extract
-from utils.activations.store import VERSION, ActivationStore, create_store, open_existing, open_store
+from utils.activations.integrity import LABELS
+from utils.activations.layout import create_store
+from utils.activations.store import VERSION, ActivationStore, holds, open_existing, open_store
 
 TESTS = Path(__file__).resolve().parents[2]
 N, SIZE = 12, 3
@@ -158,7 +161,7 @@ def test_killed_run_resumes_to_the_same_bits(tiny, frame, path):
         from test_store import OPTIONS, make_frame
         from tiny import make_lm
         from utils.activations import extract
-        from utils.store import NAME, ActivationStore
+        from utils.activations.store import NAME, ActivationStore
         write = ActivationStore.write
         def torn(self, rows, values):
             if rows[0] == 2 * {SIZE}:
@@ -168,7 +171,7 @@ def test_killed_run_resumes_to_the_same_bits(tiny, frame, path):
         ActivationStore.write = torn
         extract(make_lm(), make_frame(), store={str(path)!r}, **OPTIONS)
     """
-    here = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    here = os.pathsep.join(map(str, [Path(__file__).parent, TESTS, TESTS.parent]))
     killed = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": here},
@@ -253,6 +256,7 @@ def test_only_what_changed_is_computed(tiny, frame, path, change, computed, batc
 
 def test_change_to_an_unfinished_store_keeps_what_is_there(tiny, frame, path, monkeypatch):
     lm = tiny()
+    _ = lm.max_tokens  # asked once a model, by a small pass of its own
     with fail_at(monkeypatch, lm.decoder, "forward", 3, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         extract(lm, frame, store=path, **OPTIONS)
     with count_forwards(lm) as sizes:
@@ -394,3 +398,56 @@ def test_rows_that_are_missing(path):
     assert open_existing(path).finished
     np.testing.assert_array_equal(store.read_rows(np.array([11, 0, 6])), values[:, [11, 0, 6]])
     np.testing.assert_array_equal(open_store(path), values)
+
+
+def flip_bit(file):
+    content = bytearray(file.read_bytes())
+    content[-40] ^= 1
+    file.write_bytes(content)
+
+
+def zero_row(path):
+    zarr.open_group(path, mode="r+")["activations"][1, 4] = 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "computed"),
+    [
+        (lambda path: (path / "activations" / "2.1.0").unlink(), SIZE),
+        (lambda path: (path / "activations" / "2.3.0").write_bytes(b""), SIZE),
+        (lambda path: (path / "activations" / "0.0.0").write_bytes(b"x" * 30), SIZE),
+        (lambda path: flip_bit(path / "activations" / "1.3.0"), SIZE),
+        (lambda path: shutil.copy(path / "activations" / "1.3.0", path / "activations" / "2.0.0"), SIZE),
+        (zero_row, SIZE),
+        (lambda path: (path / "done" / "3").unlink(), 0),
+        (lambda path: (path / "done" / "0").write_bytes(b"x"), 0),
+        *((lambda path, name=name: (path / name / "0").unlink(), 0) for name in LABELS),
+        *((lambda path, name=name: (path / name / "0").write_bytes(b"x"), 0) for name in LABELS),
+    ],
+)
+def test_damaged_stores_are_seen_and_repaired(tiny, frame, path, damage, computed):
+    lm = tiny()
+    expected = extract(lm, frame, store=path, **OPTIONS).compute()
+    assert holds(path, frame)
+    damage(path)
+    assert not holds(path, frame)
+    with count_forwards(lm) as sizes:
+        xr.testing.assert_identical(extract(lm, frame, store=path, **OPTIONS).compute(), expected)
+    assert sum(sizes) == computed
+    assert holds(path, frame)
+
+
+@pytest.mark.parametrize("damage", ["labels", "chunk", "flag"])
+def test_damaged_store_is_not_read(tiny, frame, path, damage):
+    extract(tiny(), frame, store=path, **OPTIONS)
+    (path / {"labels": "order/0", "chunk": "activations/2.1.0", "flag": "done/3"}[damage]).unlink()
+    with pytest.raises(ValueError, match=r"acts\.zarr is (damaged|not finished).*run the extraction again"):
+        open_store(path)
+
+
+def test_other_statements_are_not_held(tiny, frame, path):
+    extract(tiny(), frame, store=path, **OPTIONS)
+    for other in (other_texts(frame), renamed(frame), frame[::-1], frame.head(7), more(frame)):
+        assert not holds(path, other)
+    assert not holds(path, frame, {"position": "mean"})
+    assert not holds(path.with_name("none.zarr"), frame)

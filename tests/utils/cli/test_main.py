@@ -113,7 +113,7 @@ def test_bad_options_get_one_sentence(command, tmp_path, words, message):
                 "statement,direction,persona",
                 *[f"Tea {i}.,{side},tea" for i in range(9) for side in ("positive", "negative")],
             ],
-            "'tea' has 7 .*needs.*more statements",
+            "'tea' has 2 H1 and 2 H0 statements in its select part.*at least 5.*give more statements",
         ),
     ],
 )
@@ -209,6 +209,7 @@ def test_defaults_are_those_of_the_library(command, monkeypatch):
         (["--activations", "data/arrays/"], "output/arrays"),
         (["--model", "m", "--statements", "my/tea.csv", "--contrast", "one-vs-rest"], "output/m-tea-one-vs-rest"),
         (["--model", "m", "--position", "mean"], "output/m-mean"),
+        (["--model", "m", "--position", "last,statement"], "output/m-last-statement"),
     ],
 )
 def test_the_folder_is_named_after_the_input(command, monkeypatch, words, folder):
@@ -266,7 +267,7 @@ def test_debug_shows_the_traceback(command):
 
 def test_the_command_in_a_process_of_its_own(tmp_path):
     """Exit status and stderr as a shell sees them."""
-    words = [sys.executable, "-c", "from utils.cli import main; main()", "study", "--personas", "opennes"]
+    words = [sys.executable, "-m", "personascope", "study", "--personas", "opennes"]
     done = subprocess.run(
         [*words, "--out", str(tmp_path)], cwd=DATA.parent, capture_output=True, text=True, check=False, timeout=120
     )

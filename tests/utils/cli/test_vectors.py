@@ -1,8 +1,9 @@
 import pytest
+import typer
 from sided import make_vectors
 from typer.testing import CliRunner
 
-from utils.cli.main import app
+from utils.cli.vectors import generate
 from utils.vectors.export import write_gguf
 
 
@@ -16,9 +17,12 @@ def run(lm, monkeypatch):
     """Runs ``personascope generate ...`` on a tiny model."""
     monkeypatch.setattr("utils.models.load.load_model", lambda *_args, **_options: lm)
 
+    app = typer.Typer()
+    app.command()(generate)
+
     def call(*arguments):
         given = [str(argument) for argument in arguments]
-        return CliRunner().invoke(app, ["generate", "Cats?", "--max-tokens", "3", *given], catch_exceptions=False)
+        return CliRunner().invoke(app, ["Cats?", "--max-tokens", "3", *given], catch_exceptions=False)
 
     return call
 
@@ -39,7 +43,7 @@ def test_plain_and_steered_side_by_side(run, lm, file):
 
 def test_a_sweep_is_a_table(run, lm, file):
     shown = run("--vectors", file, "--steer", "warm", "--sweep", "-2:2:3", "--layer", 2).output
-    lines = [line for line in shown.splitlines() if line[:1] in "+-"]
+    lines = [line for line in shown.splitlines() if line.startswith(("+", "-"))]
     assert [line.split()[0] for line in lines] == ["-2.000", "+0.000", "+2.000"]
     assert " ".join(lm.generate("Cats?", max_tokens=3)[0].split()) in lines[1]
 

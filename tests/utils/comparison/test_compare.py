@@ -11,11 +11,11 @@ from matplotlib.colors import to_rgba
 from scipy.stats import false_discovery_control
 
 import utils.comparison.report
-from utils.activations.store import create_store
-from utils.comparison.compare import compare_studies, run_compare
+from utils.activations.layout import create_store
+from utils.comparison.compare import compare_studies
 from utils.comparison.differences import list_differences
-from utils.comparison.report import write_comparison
-from utils.comparison.tables import comparison_table
+from utils.comparison.report import run_compare, write_comparison
+from utils.comparison.tables import comparison_table, persona_table, study_table
 from utils.records import write_frame
 from utils.study.results import open_study
 from utils.study.settings import StudyConfig
@@ -60,6 +60,15 @@ def layer_rows(persona, n_layers, level):
         yield row | {"silhouette_null_low": 0.0, "silhouette_null_high": level + 0.015}
 
 
+def locate_rows(persona, n_layers, position, level):
+    """Pair accuracy rises by 0.1 a layer, from layer 1 on, and is above chance from layer 2 on."""
+    for layer in range(n_layers + 1):
+        value = np.nan if layer == 0 else level + layer / 10
+        row = {"persona": persona, "topic": "topic", "layer": layer, "n": 6, "paired": True, "accuracy": value}
+        row |= {"accuracy_low": value - 0.2, "accuracy_high": value + 0.2, "p_value": np.nan, "p_joint": 0.01}
+        yield row | {"p_adjusted": np.nan if layer == 0 else 0.5 if layer == 1 else 0.01, "position": position}
+
+
 @pytest.fixture
 def make(tmp_path):
     """Writes a small study folder: ``make(name, personas=…, **options of the study)``."""
@@ -69,7 +78,8 @@ def make(tmp_path):
         model="tiny", made=None, jaccard=0.2, texts=True, **options,
     ):  # fmt: skip
         folder = tmp_path / name
-        config = StudyConfig(**options)
+        made = {"component": "resid", "position": "last", "role": "system", "model_dtype": "float32"} | (made or {})
+        config = StudyConfig(**{"n_clean": 15, "n_anomalous": 15, **options})  # as a study writes what it fitted
         seed = sum(map(ord, name))
         rng = np.random.default_rng(seed)
         p_values = dict(zip(personas, rng.uniform(0.1, 1, len(personas)), strict=True)) | (p_values or {})
@@ -78,12 +88,30 @@ def make(tmp_path):
         for column in ("precision", "precision_low", "precision_high", "recall", "recall_low", "recall_high"):
             detection[column] = rng.uniform(size=len(personas))
         detection = detection.assign(p_adjusted=detection["p_value"], chance=0.5, auroc=np.nan)
+        accuracy = rng.uniform(0.5, 0.9, size=len(personas))
+        detection = detection.assign(accuracy=accuracy, accuracy_low=accuracy - 0.1, accuracy_high=accuracy + 0.1)
+        detection = detection.assign(separation_p=0.01, separation_p_adjusted=0.02, calibrated_p=0.04)
+        detection = detection.assign(calibrated_p_adjusted=0.04, n_family=3, n_bh=6, n_calibrated=9)
         detection = detection.assign(node_set=5, null_node_set=2.5, n_background=20)
         pairs = [(a, b, 4 + i, 8 + i) for i, (a, b) in enumerate(combinations(personas, 2))]
         overlap = pd.DataFrame(pairs, columns=["a", "b", "size_a", "size_b"])
         overlap = overlap.assign(shared=2, opposite=1, jaccard=jaccard, overlap_coefficient=0.5, hypergeometric=0.3)
         overlap = overlap.assign(expected_jaccard=0.1, p_value=0.01, p_adjusted=0.5)
         tables = {"layers": pd.DataFrame(layers), "detection": detection, "overlap": overlap}
+        # The scans are at the first position; the second has other numbers, which must not be taken for it.
+        first = made["position"] if isinstance(made["position"], str) else made["position"][0]
+        at = [(first, 0.4, 1), ("statement", 0.1, 3)]
+        tables["localization"] = pd.DataFrame(
+            [row for position, level, _ in at for p in personas for row in locate_rows(p, n_layers, position, level)]
+        )
+        tables["onset"] = pd.DataFrame(
+            [
+                {"persona": p, "topic": "topic", "onset": onset, "onset_low": onset, "onset_high": onset + 1,
+                 "p_adjusted": 0.2 if p == "gamma" else 0.01, "position": position}
+                for position, _, onset in at
+                for p in personas
+            ]
+        )  # fmt: skip
         tables["form"] = pd.DataFrame({"persona": personas, "form_accuracy": 0.5, "gives_away": False})
         thirds = {"first": 0.1, "middle": 0.2, "last": 0.3, "d": 0.1}
         row = {
@@ -93,7 +121,15 @@ def make(tmp_path):
         }
         row["verdict"] = "supported"
         if judged:
-            tables["thirds"] = pd.DataFrame([{"persona": p, "topic": "topic", **row} for p in personas])
+            by_silhouette = {"d": -0.3, "d_low": -0.4, "d_high": -0.2, "verdict": "not supported"}
+            early = {"early_p": 0.01, "early_p_adjusted": 0.02, "first_layer": 1.0}
+            tables["thirds"] = pd.DataFrame(
+                [
+                    {"metric": metric, "persona": p, "topic": "topic", **row, **other, **early}
+                    for metric, other in (("accuracy", {}), ("silhouette", by_silhouette))
+                    for p in personas
+                ]
+            )
         for table, content in tables.items():
             write_frame(folder / f"{table}.parquet", content)
         if texts:
@@ -105,10 +141,10 @@ def make(tmp_path):
             )
             for batch in store.missing():
                 store.write(batch, np.zeros((1, len(batch), 2), np.float32))
-        made = {"component": "resid", "position": "last", "role": "system", "model_dtype": "float32"} | (made or {})
         record = {
             "config": vars(config), "versions": {"personascope": "1"}, "activations": {"model": model} | made,
-            "n_layers": n_layers, "n_nodes": 2, "best_layer": 2, "has_texts": texts, "thirds": row if judged else None,
+            "n_layers": n_layers, "n_nodes": 2, "best_layer": 2, "has_texts": texts,
+            "thirds": row | {"n_early": 2} if judged else None,
             "sizes": [
                 {"persona": p, "paired": paired, "select_h0": 2, "select_h1": 2, "test_h0": sizes[0], "test_h1": sizes[1]}
                 for p in personas
@@ -130,9 +166,52 @@ def test_curves_lie_over_relative_depth_with_the_values_of_each_study(make):
     for name, n_layers in (("short", 4), ("long", 8)):
         own = curves[curves["study"] == name]
         np.testing.assert_array_equal(own["depth"], np.tile(np.arange(n_layers + 1) / n_layers, len(ALL)))
-        pd.testing.assert_frame_equal(
-            own.drop(columns=["study", "depth"]).reset_index(drop=True), studies[name].layers, check_like=True
+        held = studies[name].layers
+        pd.testing.assert_frame_equal(own[held.columns].reset_index(drop=True), held)
+        accuracy = np.r_[np.nan, 0.4 + np.arange(1, n_layers + 1) / 10]
+        np.testing.assert_allclose(own["accuracy"], np.tile(accuracy, len(ALL)))
+        np.testing.assert_allclose(own["accuracy_high"] - own["accuracy_low"], np.tile(accuracy * 0 + 0.4, len(ALL)))
+
+
+def test_the_numbers_of_a_persona_are_those_of_its_study_at_the_scanned_layer_and_position(make):
+    studies = {"short": make("short"), "long": make("long", n_layers=8, made={"position": ["mean", "statement"]})}
+    table = compare_studies(studies).detection.set_index(["study", "persona"])
+    for name, study in studies.items():
+        own, held = table.loc[name], study.detection.set_index("persona")
+        columns = held.columns.intersection(own.columns)
+        assert (
+            columns.isin(["accuracy", "separation_p_adjusted", "calibrated_p_adjusted", "p_adjusted", "n_bh"]).sum()
+            == 5
         )
+        pd.testing.assert_frame_equal(own[columns], held[columns])
+        # Onset is layer 1, up to layer 2, at the position of the scans.
+        depths = own[["onset_depth", "onset_depth_low", "onset_depth_high"]].to_numpy()
+        np.testing.assert_allclose(depths, np.tile(np.array([1, 1, 2]) / study.record["n_layers"], (3, 1)))
+        assert own["onset_p_adjusted"].to_dict() == {"alpha": 0.01, "beta": 0.01, "gamma": 0.2}
+
+
+def test_an_onset_is_named_only_where_the_persona_is_told_apart(make):
+    table = persona_table(compare_studies({"one": make("one"), "two": make("two", n_layers=8)}))
+    onset = table.set_index(["persona", "study"])["onset, depth (95 %)"]
+    assert onset["alpha", "one"] == "0.25 (0.25 to 0.50)"
+    assert onset["beta", "two"] == "0.12 (0.12 to 0.25)"
+    assert onset["gamma", "one"] == onset["gamma", "two"] == "–"
+
+
+def test_pair_accuracy_its_test_and_its_onset_come_before_the_scans(make):
+    columns = list(persona_table(compare_studies({"one": make("one"), "two": make("two")})).columns)
+    assert columns[2:5] == ["pair accuracy (95 %)", "separation p", "onset, depth (95 %)"]
+    assert columns.index("calibrated p") < columns.index("scan p") < columns.index("precision")
+
+
+def test_the_thirds_are_judged_by_pair_accuracy_and_not_by_silhouette(make):
+    comparison = compare_studies({"one": make("one"), "two": make("two", judged=False)})
+    own = comparison.thirds[comparison.thirds["study"] == "one"]
+    assert set(own["verdict"]) == {"supported"}
+    np.testing.assert_allclose(own["d"], 0.1)
+    np.testing.assert_allclose(own["early_p_adjusted"], 0.02)
+    assert list(study_table(comparison)["told apart earlier"]) == ["2 of 3", "–"]
+    assert set(persona_table(comparison)["earlier p"]) == {"0.020", "–"}
 
 
 def test_a_missing_persona_has_a_row_that_says_so_in_every_table(make):
@@ -170,20 +249,40 @@ def test_pairs_keep_their_numbers_whichever_persona_comes_first(make):
 def test_found_personas_are_counted_at_the_scanned_layer_and_among_shared_ones(make):
     found = {"alpha": 0.01, "beta": 0.05}
     more, less = make("more", p_values=found), make("less", personas=("beta", "gamma"), p_values={"beta": 0.2})
-    elsewhere = more.detection.assign(layer=3, p_adjusted=0.001)
-    more.__dict__["detection"] = pd.concat([elsewhere, more.detection], ignore_index=True)
-    summary = compare_studies({"more": more, "less": less}).summary.set_index("study")
-    assert list(summary["n_found"]) == [2, 0]
-    assert list(summary["n_shared_found"]) == [1, 0]
+    own = more.detection.assign(separation_p_adjusted=[0.2, 0.01, 0.05], calibrated_p_adjusted=[0.01, 0.051, 0.9])
+    elsewhere = own.assign(layer=3, p_adjusted=0.001, separation_p_adjusted=0.001, calibrated_p_adjusted=0.001)
+    more.__dict__["detection"] = pd.concat([elsewhere, own], ignore_index=True)
+    comparison = compare_studies({"more": more, "less": less})
+    summary = comparison.summary.set_index("study")
+    assert list(summary["n_scan"]) == [2, 0]
+    assert list(summary["n_separation"]) == [2, 2]
+    assert list(summary["n_calibrated"]) == [1, 2]
+    assert list(summary["n_shared_scan"]) == [1, 0]
+    assert list(summary["n_shared_separation"]) == [2, 2]
+    assert list(summary["n_shared_calibrated"]) == [0, 2]
+    words = study_table(comparison)[["separation finds", "calibrated finds", "scan finds"]]
+    assert words.iloc[0].tolist() == ["2 of 3 (2 of 2 shared)", "1 of 3 (0 of 2 shared)", "2 of 3 (1 of 2 shared)"]
+    assert words.iloc[1].tolist() == ["2 of 2", "2 of 2", "0 of 2"]
 
 
-@pytest.mark.parametrize("permutations", [19, 59, 299])
-def test_the_smallest_p_value_alone_is_what_the_correction_makes_of_the_smallest_possible(make, permutations):
-    studies = {name: make(name, permutations=permutations) for name in ("one", "two")}
-    alone = false_discovery_control([1 / (1 + permutations), 1, 1]).min()
+@pytest.mark.parametrize("count", [19, 59, 299])
+@pytest.mark.parametrize(
+    ("option", "column", "tests"),
+    [
+        ("permutations", "smallest_p_alone", "the scan"),
+        ("flips", "smallest_p_alone_flips", "the separation test and the calibrated scan"),
+    ],
+)
+def test_the_smallest_p_value_alone_is_what_the_correction_makes_of_the_smallest_possible(
+    make, count, option, column, tests
+):
+    studies = {name: make(name, **{option: count}) for name in ("one", "two")}
+    alone = false_discovery_control([1 / (1 + count), 1, 1]).min()
     comparison = compare_studies(studies)
-    assert comparison.summary["smallest_p_alone"].tolist() == pytest.approx([alone, alone])
-    assert ("alone in being found" in comparison_table(comparison)) == (alone > 0.05)
+    assert comparison.summary[column].tolist() == pytest.approx([alone, alone])
+    text = comparison_table(comparison)
+    assert ("alone in being found" in text) == (alone > 0.05)
+    assert (f"by {tests} ({count}" in text) == (alone > 0.05)
 
 
 def test_studies_without_verdict_have_missing_values_even_with_a_table_of_an_earlier_run(make):
@@ -215,7 +314,9 @@ def test_studies_that_differ_in_model_alone_have_no_differences(make):
         ("n_anomalous", 9, ["15", "9"]),
         ("scan", "individual", ["group", "individual"]),
         ("score", "hc", ["bj", "hc"]),
-        ("tail", "left", ["two-sided", "left"]),
+        ("tail", "left", ["auto", "left"]),
+        ("center", "none", ["auto", "none"]),
+        ("flips", 99, ["999", "99"]),
         ("alpha_max", 0.3, ["0.5", "0.3"]),
         ("alphas", 7, ["50", "7"]),
         ("restarts", 5, ["2", "5"]),
@@ -233,6 +334,13 @@ def test_every_option_on_which_results_depend_is_listed_with_both_values(make, o
 )
 def test_what_activations_were_made_with_is_read_from_them_and_not_from_the_options(make, name, value):
     assert options_of({"one": make("one"), "two": make("two", made={name: value})}) == [name]
+
+
+def test_positions_that_were_not_scanned_are_no_difference(make):
+    both = make("both", made={"position": ["last", "mean"]})
+    assert options_of({"one": make("one"), "both": both}) == []
+    other = list_differences({"both": both, "other": make("other", made={"position": ["mean", "last"]})})
+    assert other[["option", "value"]].to_numpy().tolist() == [["position", "last"], ["position", "mean"]]
 
 
 def test_chosen_layers_are_listed_even_where_all_studies_chose_the_same(make):
@@ -304,6 +412,9 @@ def test_a_comparison_of_too_little_is_refused_in_a_sentence(make, tmp_path):
         compare_studies({"one": one, "two": make("two"), "other": make("other", personas=("delta", "epsilon"))})
     with pytest.raises(FileNotFoundError, match="nowhere holds no finished study"):
         run_compare([one.folder, tmp_path / "nowhere"])
+    (one.folder / "onset.parquet").unlink()
+    with pytest.raises(ValueError, match="'one' is older than the tests"):
+        compare_studies({"one": one, "two": make("two")})
 
 
 @pytest.fixture
@@ -345,6 +456,7 @@ def test_writing_again_gives_the_same_files_and_drops_old_figures(comparison, ma
     (out / "figures" / "mine.txt").write_text("kept")
     write_comparison(comparison, out)
     assert {path.name: path.read_bytes() for path in (out / "figures").glob("*.svg")} == first
+    assert {"depth_accuracy.svg", "depth_silhouette.svg"} <= first.keys()
     unjudged = {name: make(f"new-{name}", judged=False) for name in ("one", "two")}
     write_comparison(compare_studies(unjudged), out)
     assert not list((out / "figures").glob("verdicts.*"))
@@ -384,6 +496,8 @@ def test_the_text_names_differences_before_results(comparison):
     beta = [line for line in text.splitlines() if line.split()[:2] == ["beta", "<b>two"]]
     assert len(beta) == 1
     assert "no such persona" in beta[0]
+    header = next(line for line in text.splitlines() if "separation finds" in line)
+    assert header.index("separation finds") < header.index("calibrated finds") < header.index("scan finds")
     assert re.search(r"alpha – beta +0\.20 \(0\.10\) \* +–", text)
 
 
@@ -401,10 +515,25 @@ def test_a_study_keeps_its_colour_where_another_lacks_the_persona(comparison):
 
 def test_dots_mark_layers_beyond_the_flips(comparison):
     own = comparison.curves[comparison.curves["persona"] == "alpha"]
-    ax = plot_depth_curve(own, studies=comparison.studies)
+    ax = plot_depth_curve(own, metric="silhouette", studies=comparison.studies)
     dots = [line for line in ax.lines if line.get_marker() == "."]
     # Values are level + layer / 100 and the bound is level + 0.015: layers 2 to 4 of 4.
     assert [list(line.get_xdata()) for line in dots] == [[0.5, 0.75, 1.0]] * 2
+
+
+def test_depth_curves_are_of_pair_accuracy_with_dots_where_it_is_above_chance(comparison):
+    own = comparison.curves[comparison.curves["persona"] == "alpha"]
+    ax = plot_depth_curve(
+        own.assign(accuracy_p_adjusted=[np.nan, 0.01, 0.051, 0.05, 0.9] * 2), studies=comparison.studies
+    )
+    assert ax.get_ylabel() == "pair accuracy"
+    lines = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_allclose(lines["one"].get_ydata(), [np.nan, 0.5, 0.6, 0.7, 0.8])
+    dots = [line for line in ax.lines if line.get_marker() == "."]
+    assert [list(line.get_xdata()) for line in dots] == [[0.25, 0.75]] * 2
+    assert any(
+        np.allclose(line.get_ydata(), 0.5) for line in ax.lines if len(line.get_ydata()) == 2 and line not in dots
+    )
 
 
 def test_verdicts_are_open_where_mixed_and_crossed_where_there_is_none(comparison):
@@ -417,7 +546,7 @@ def test_verdicts_are_open_where_mixed_and_crossed_where_there_is_none(compariso
     assert [len(line.get_xdata()) for line in ax.lines if line.get_marker() == "x"] == [0, 3]
 
 
-@pytest.mark.parametrize("value", ["p_adjusted", "precision", "probe_auroc"])
+@pytest.mark.parametrize("value", ["accuracy", "separation_p_adjusted", "p_adjusted", "precision", "probe_auroc"])
 def test_the_map_shows_each_number_in_its_cell_and_nothing_where_it_is_missing(comparison, value):
     ax = plot_detection_map(comparison.detection, value=value)
     shown = {tuple(np.floor(text.get_position()).astype(int)): float(text.get_text()) for text in ax.texts}
@@ -429,8 +558,10 @@ def test_the_map_shows_each_number_in_its_cell_and_nothing_where_it_is_missing(c
         if (study, persona) != ("<b>two", "beta")
     }
     assert shown == pytest.approx(expected, abs=0.0051)
-    dots = [tuple(np.floor(line.get_xydata()[0]).astype(int)) for line in ax.lines if len(line.get_xdata())]
-    assert dots == ([(0, 0)] if value == "p_adjusted" else [])
+    dots = {tuple(map(int, np.floor(at))) for line in ax.lines for at in line.get_xydata()}
+    # By the scan alpha alone is found, in the first study; the separation test finds all.
+    found = {"p_adjusted": {(0, 0)}, "separation_p_adjusted": set(expected)}
+    assert dots == found.get(value, set())
 
 
 def test_overlaps_are_full_where_larger_than_flips_and_crossed_where_missing(comparison):

@@ -12,7 +12,7 @@ import utils.causal.measure
 import utils.experiments.causal
 from utils.causal.settings import CausalConfig, Check
 from utils.experiments.causal import open_causal, run_causal
-from utils.experiments.causal_report import describe_found, draw_causal, list_drawn, main_effects
+from utils.experiments.causal_report import describe_found, draw_causal, main_effects
 from utils.statements.contrasts import find_contrasts
 from utils.statements.splits import hold_out, split_parts
 
@@ -115,9 +115,14 @@ def test_an_interrupted_check_goes_on(wired, tmp_path, monkeypatch):
 
 def test_figures_and_report_show_it(wired, result, tmp_path):
     _, study = wired
-    draw_causal(result, study)
-    names = [path.stem for path, _ in list_drawn(result)]
+    own = result.folder / "figures"
+    own.mkdir()
+    (own / "mine.png").write_bytes(b"somebody else's")
+    names = [path.stem for path in draw_causal(result, study)]
     assert names == ["controls_1", "controls_2", "strength_steer", "size_ablate", "size_steer", "layers", "costs"]
+    fewer = replace(result, costs=None, effects=result.effects.query("layer == @result.record['layer']"))
+    assert "costs" not in [path.stem for path in draw_causal(fewer, study)]
+    assert {path.stem for path in own.iterdir()} == {*names, "mine"} - {"layers", "costs"}
     found = describe_found(result)
     assert "higher than random sets" in found[1]
     assert "lower than random sets" in found[2]
@@ -160,14 +165,14 @@ def test_few_random_sets_are_called_too_few(wired, tmp_path):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_another_personas_nodes_are_chosen_without_what_is_measured_on(monkeypatch):
+def test_another_personas_nodes_are_chosen_without_what_is_measured_on(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     both = [make_acts(rng.normal(size=(1, 80, 12)), persona=name) for name in ("a", "b")]
     acts = xr.concat(both, dim="statement").assign_coords(layer=[1])
     held = hold_out(find_contrasts(acts, contrast="one-vs-rest", personas=["a"])[0], split_parts(acts), 10)
-    detection = pd.DataFrame({"persona": ["a", "b"], "layer": 1, "p_value": 0.5})
+    pd.DataFrame({"persona": ["a", "b"], "layer": 1, "accuracy": 0.5}).to_parquet(tmp_path / "layers_select.parquet")
     study = SimpleNamespace(
-        detection=detection, best_layer=1, activations=acts, personas=["a", "b"], config={"contrast": "one-vs-rest"}
+        folder=tmp_path, best_layer=1, activations=acts, personas=["a", "b"], config={"contrast": "one-vs-rest"}
     )
     scanned = []
     real = utils.experiments.causal.scan_layer

@@ -6,8 +6,9 @@ import typer
 from patched import LONGER, make_questions, make_wide
 from typer.testing import CliRunner
 
+import utils.experiments.patching
 from utils.cli.patch import patch
-from utils.experiments.patching import flip_summary, list_changes, run_patching, write_figures
+from utils.experiments.patching import draw_patching, flip_summary, list_changes, open_patching, run_patching
 from utils.patching.effects import summarise_cells
 from utils.patching.grid import list_cells, patch_questions
 from utils.responses.answers import answer_questions, persona_answers
@@ -31,6 +32,30 @@ def test_every_table_is_on_disk(result):
     for name, table in result.tables.items():
         assert len(pd.read_parquet(result.folder / f"{name}.parquet")) == len(table) > 0
     assert not list(result.folder.glob(".*"))
+
+
+def test_what_was_made_from_the_same_inputs_is_not_made_again(result, tmp_path, monkeypatch):
+    lm, options = make_wide(), {"n_questions": 2, "layers": [1], "progress": False}
+    first = run_patching(lm, *LONGER, make_questions(3), tmp_path, **options)
+    calls = []
+    for name in ("answer_questions", "patch_questions", "attribute", "persona_terms"):
+        real = getattr(utils.experiments.patching, name)
+
+        def count(*args, name=name, real=real, **given):
+            calls.append(name)
+            return real(*args, **given)
+
+        monkeypatch.setattr(utils.experiments.patching, name, count)
+    (tmp_path / "attribution.parquet").unlink()
+    again = run_patching(lm, *LONGER, make_questions(3), tmp_path, **options)
+    for name, table in open_patching(tmp_path).tables.items():
+        pd.testing.assert_frame_equal(table, first.tables[name])
+        pd.testing.assert_frame_equal(table, again.tables[name])
+    assert calls == ["attribute"]
+    other = run_patching(lm, *LONGER, make_questions(3), tmp_path, **{**options, "layers": [2]})
+    assert other.tables["grid"]["layer"].unique().tolist() == [2]
+    with pytest.raises(ValueError, match="does not hold a finished"):
+        open_patching(tmp_path / "elsewhere")
 
 
 def test_the_configuration_is_there(result):
@@ -88,11 +113,11 @@ def test_a_model_without_thirds_has_no_claims(tmp_path, caplog):
     found = run_patching(lm, *LONGER, make_questions(2), tmp_path, n_questions=1, progress=False)
     assert "claims" not in found.tables
     assert "2 layers" in caplog.text
-    assert write_figures(found)
+    assert draw_patching(found)
 
 
 def test_figures_are_written(result):
-    written = write_figures(result)
+    written = draw_patching(result)
     kinds = 6 * result.tables["grid"]["fallback"].nunique()
     assert len(written) == kinds + 1
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)

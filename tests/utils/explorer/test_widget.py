@@ -60,7 +60,7 @@ class TestRescan:
     def test_finds_the_planted_nodes_and_their_sides(self, found):
         often = found.nodes.query("frequency == 1").set_index("node")["sign"]
         assert {node: often[node] for node in PLANTED} == {3: 1, 7: 1, 11: -1, 20: -1}
-        assert found.mixed["precision"].mean() > 0.9
+        assert found.mixed["precision"].mean() > 0.7  # chance is 0.5
         assert found.mixed["score"].min() > found.null["score"].max()
 
     def test_counts_the_nodes_that_half_of_the_runs_selected(self, found):
@@ -82,9 +82,9 @@ class TestRescan:
         acts = make_acts(n_nodes=n_nodes)
         sides = read(acts, part="all")
         own = acts.sel(layer=2, persona="openness")
-        plain = reduce(own).set_index("id").loc[sides.points["id"]]
+        plain = reduce(own, center="pairs").set_index("id").loc[sides.points["id"]]
         np.testing.assert_allclose(sides.points[["x1", "x2"]], plain[["x1", "x2"]], atol=1e-6)
-        np.testing.assert_allclose(sides.points.attrs["explained"], reduce(own).attrs["explained"])
+        np.testing.assert_allclose(sides.points.attrs["explained"], reduce(own, center="pairs").attrs["explained"])
 
     @pytest.mark.parametrize("n_nodes", [N_NODES, 300])
     def test_refuses_a_layer_that_is_the_same_for_all_statements(self, n_nodes):
@@ -128,6 +128,7 @@ class TestCode:
             {},
             {"part": "select", "part_rng": 3, "n_clean": 2, "n_anomalous": 3},
             {"part": "all", "persona": "a <b> & 'c'", "layer": 3},
+            {"center": "none", "tail": "signed"},
             {"tail": "left", "score": "hc", "alpha_max": 0.07, "alphas": 9, "restarts": 4, "rng": 5, "n_runs": 3},
         ],
         ids=lambda changes: ", ".join(changes) or "start",
@@ -215,6 +216,7 @@ class TestExplorer:
             ("persona", "a <b> & 'c'"),
             ("layer", 3),
             ("part", "all"),
+            ("center", "none"),
             ("tail", "right"),
             ("score", "ks"),
             ("alpha_max", 0.2),
@@ -309,9 +311,9 @@ class TestExplorer:
         read = []
         original = read_sides
 
-        def count(acts, contrast, *, layer):
-            read.append((contrast.persona, layer))
-            return original(acts, contrast, layer=layer)
+        def count(acts, contrast, **where):
+            read.append((contrast.persona, where["layer"]))
+            return original(acts, contrast, **where)
 
         monkeypatch.setattr(utils.explorer.widget, "read_sides", count)
         explorer = explore(acts, start=START, n_jobs=1)

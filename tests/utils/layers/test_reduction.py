@@ -192,3 +192,24 @@ def test_unknown_method(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match="unknown method 'mds'"):
         reduce(make_acts(draw()), method="mds")
+
+
+def test_pairs_are_centred_on_their_own_means():
+    acts = make_acts(draw(effect=8.0), personas=2)
+    x = acts.to_numpy()
+    by_hand = x - np.repeat((x[::2] + x[1::2]) / 2, 2, axis=0)
+    frame = reduce(acts, center="pairs")
+    np.testing.assert_allclose(np.abs(frame[["x1", "x2"]]), np.abs(PCA(2).fit_transform(by_hand)), atol=1e-8)
+    np.testing.assert_allclose(frame["x1"].to_numpy()[::2], -frame["x1"].to_numpy()[1::2], atol=1e-8)
+    # The order of the statements does not matter, and layers are centred each by itself.
+    order = np.random.default_rng(0).permutation(len(x))
+    mixed = reduce(acts.isel(statement=order), center="pairs")
+    np.testing.assert_allclose(mixed[["x1", "x2"]], frame[["x1", "x2"]].iloc[order], atol=1e-8)
+    layers = xr.concat([acts, 3 * acts.assign_coords(layer=4) + 1], dim="layer").transpose("layer", ...)
+    both = reduce(layers, center="pairs")
+    np.testing.assert_allclose(both["x1"].to_numpy()[:40], both["x1"].to_numpy()[40:], atol=1e-8)
+
+
+def test_a_statement_without_a_partner_is_named():
+    with pytest.raises(ValueError, match="'s38' is in no pair of two; center='pairs' needs partners"):
+        reduce(make_acts(draw()).isel(statement=range(39)), center="pairs")

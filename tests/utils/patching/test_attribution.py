@@ -46,7 +46,8 @@ def test_nothing_is_left_in_the_model():
 
 def test_two_passes_forward_and_one_back_a_question():
     lm, passes = make_wide(), []
-    assert lm.anatomy.mlp is not None  # Found by a pass of its own.
+    assert lm.anatomy.mlp is not None  # Found by a pass of its own, as is the context window.
+    assert lm.max_tokens > 0
     handles = [
         lm.blocks[1].register_forward_hook(lambda *_: passes.append("forward")),
         lm.blocks[1].register_full_backward_hook(lambda *_: passes.append("back")),

@@ -16,7 +16,7 @@ def make_cells(m_base, m_source, m_patched, *, fallback=False, layer=1):
     )
 
 
-def test_effect_is_a_ratio_of_sums_and_not_a_mean_of_ratios():
+def test_effect_is_aratio_of_sums_and_not_a_mean_of_ratios():
     cells = make_cells([0.0, 0.0], [1.0, 9.0], [1.0, 0.0])
     row = summarise_cells(cells).iloc[0]
     assert row["effect"] == pytest.approx(0.1)  # The mean of the ratios would be 0.5.

@@ -1,4 +1,5 @@
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -10,10 +11,11 @@ import pytest
 import utils.study.report
 from utils.records import replace_text, write_frame
 from utils.statements.form import FORM_LIMIT
-from utils.study.report import result_table, write_report
+from utils.study.report import write_report
 from utils.study.results import Study, open_study
 from utils.study.run import run_study
 from utils.study.settings import StudyConfig
+from utils.study.summary import result_table
 
 NASTY = "<script>alert(1)<script>"
 VERDICTS = ("supported", "not supported")
@@ -68,7 +70,9 @@ def altered(study, tmp_path, monkeypatch):
     monkeypatch.setattr(utils.study.report, "list_figures", lambda study: [])
 
     def write(*, record=None, config=None, **tables):
-        for name in ("layers", "layer_stability", "detection", "overlap", "nodes", "selectors"):
+        shutil.copytree(study.folder / "scans", tmp_path / "scans", dirs_exist_ok=True)
+        names = ("layers", "layer_stability", "onset", "detection", "overlap", "nodes", "selectors")
+        for name in (*names, "agreement", "recurrence"):
             write_frame(tmp_path / f"{name}.parquet", tables.pop(name, getattr(study, name)))
         for name, table in tables.items():
             write_frame(tmp_path / f"{name}.parquet", table)
@@ -114,27 +118,34 @@ def test_names_are_escaped(study):
 
 def test_states_the_layer_and_how_many_are_detected(study):
     text = read_page(study).text
-    assert f"Layer {study.best_layer} of 1 was scanned" in text
-    assert "the scan tells 1 of 2 personas from their H0" in text
-    assert "39 permutations" in text
-    assert "alpha." in text
-    assert "It does not for: " + NASTY in text
+    assert f"Layer {study.best_layer} of 1 was chosen" in text
+    assert f"The two sides are told apart for 1 of 2 personas (adjusted p ≤ 0.05); not {NASTY}." in text
+    assert "The subset scan finds 1 of 2 personas" in text
     assert "6 H1 statements a persona" in text
     assert "18 H1 statements a persona" in text
 
 
 @pytest.mark.parametrize(("adjusted", "count"), [([0.01, 0.02], 2), ([0.5, 0.6], 0)])
 def test_counts_the_adjusted_p_values(study, altered, adjusted, count):
-    text = altered(detection=study.detection.assign(p_adjusted=adjusted, p_value=0.001)).text
-    assert f"tells {count} of 2 personas" in text
-    assert "It does not for" not in text
+    changed = dict.fromkeys(("p_adjusted", "separation_p_adjusted", "calibrated_p_adjusted"), adjusted)
+    unadjusted = dict.fromkeys(("p_value", "separation_p", "calibrated_p"), 0.001)
+    text = altered(detection=study.detection.assign(**changed, **unadjusted)).text
+    assert f"told apart for {count} of 2 personas" in text
+    assert f"The subset scan finds {count} of 2 personas" in text
+    assert "; not " not in text
+
+
+def test_few_statements_without_pairs_are_said_to_be_so(study):
+    warnings = " ".join(warnings_of(study.folder))
+    assert "The statements have no pairs" in warnings
+    assert "4 + 4 were scanned in each run" in warnings
 
 
 def test_has_the_sections_and_the_configuration(study):
     page = read_page(study)
     headings = re.findall(r"<h2>(.*?)</h2>", (study.folder / "report.html").read_text())
-    assert headings == ["Layers", "Scan", "Nodes", "Overlap", "Configuration"]
-    for line in ("permutations: 39", "seed: 0", "tail: two-sided", f"model: {study.record['activations']['model']}"):
+    assert headings == ["Personas", "Layers", "Scan", "Nodes", "Overlap", "Configuration"]
+    for line in ("permutations: 39", "seed: 0", "tail: auto", f"model: {study.record['activations']['model']}"):
         assert line in page.text
     assert "offensive" in page.text
 
@@ -153,8 +164,7 @@ def warnings_of(folder):
 
 def test_warns_when_form_gives_the_sides_away(study, altered, tmp_path):
     altered(record={"has_texts": True}, form=form_of(study, [0.5, 0.9]))
-    (warning,) = warnings_of(tmp_path)
-    assert "form" in warning
+    (warning,) = [text for text in warnings_of(tmp_path) if "form" in text]
     given = study.personas[1]
     other = study.personas[0]
     assert given.replace("<", "&lt;").replace(">", "&gt;") in warning
@@ -163,7 +173,7 @@ def test_warns_when_form_gives_the_sides_away(study, altered, tmp_path):
 
 def test_does_not_warn_when_form_gives_nothing_away(study, altered, tmp_path):
     page = altered(record={"has_texts": True}, form=form_of(study, [0.5, 0.61]))
-    assert not warnings_of(tmp_path)
+    assert not [text for text in warnings_of(tmp_path) if "form of the statements" in text]
     assert "form accuracy" in page.text
 
 
@@ -171,7 +181,7 @@ def test_does_not_warn_when_form_gives_nothing_away(study, altered, tmp_path):
 def test_says_when_too_few_permutations_were_made_to_find_one_persona_alone(altered, tmp_path, permutations, warned):
     """The smallest p-value, 1 / (1 + permutations), is doubled by the correction over two personas."""
     altered(config={"permutations": permutations})
-    warnings = warnings_of(tmp_path)
+    warnings = [text for text in warnings_of(tmp_path) if "--permutations" in text]
     assert len(warnings) == warned
     if warned:
         advised = int(re.search(r"give --permutations (\d+)", warnings[0])[1])
@@ -204,10 +214,10 @@ def test_result_table_has_the_numbers_of_the_study(study):
     table = result_table(study).set_index("persona")
     assert list(table.index) == study.personas
     row = study.detection.set_index("persona").loc["alpha"]
-    assert table.loc["alpha", "p adjusted"] == row["p_adjusted"]
+    assert table.loc["alpha", "scan p adjusted"] == row["p_adjusted"]
+    assert table.loc["alpha", "separation p adjusted"] == row["separation_p_adjusted"]
     assert table.loc["alpha", "node set"] == len(study.node_sets["alpha"])
-    layers = study.layers.query("layer == @study.best_layer").set_index("persona")
-    assert table.loc["alpha", "silhouette"] == layers.loc["alpha", "silhouette"]
+    assert table.loc["alpha", "accuracy"] == row["accuracy"]
     assert "form accuracy" not in table
 
 
@@ -233,7 +243,7 @@ def test_thirds_that_could_not_be_judged_are_not_made_up(study):
 
 def test_the_verdict_on_the_thirds_is_stated_with_its_numbers(altered):
     rows = [
-        {"persona": name, "topic": "t", "d": 0.02, "verdict": verdict}
+        {"persona": name, "topic": "t", "d": 0.02, "verdict": verdict, "metric": "accuracy"}
         for name, verdict in zip("ab", VERDICTS, strict=True)
     ]
     model = {
@@ -244,10 +254,14 @@ def test_the_verdict_on_the_thirds_is_stated_with_its_numbers(altered):
         "d_low": -0.004,
         "d_high": 0.046,
         "verdict": "mixed",
+        "n_early": 1,
     }
     text = altered(thirds=pd.DataFrame(rows), record={"thirds": model}).text
-    assert "Here: mixed (silhouette, mean over personas: first third 0.010, middle 0.020, last 0.041" in text
-    assert "95 % interval -0.004 to 0.046); persona by persona: 1 supported, 0 mixed, 1 not supported." in text
+    assert (
+        "Largest there? Mixed: the mean pair accuracy is 0.010 in the first third, 0.020 in the middle and 0.041"
+        in text
+    )
+    assert "95 % interval -0.0040 to 0.0460). There only? No: 1 of 2 personas are told apart in the first two" in text
 
 
 def test_how_firmly_the_layer_was_picked(altered):

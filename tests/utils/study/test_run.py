@@ -9,8 +9,9 @@ import torch
 from scipy.stats import false_discovery_control
 
 import utils.study.run
+import utils.study.tables
 from deepscan import ScanRuns
-from utils.layers.thirds import layer_thirds
+from utils.layers.thirds import early_separation, layer_thirds
 from utils.models.prompts import find_template
 from utils.statements.contrasts import find_contrasts, restrict
 from utils.statements.load import DATA
@@ -22,7 +23,20 @@ from utils.study.settings import StudyConfig
 N, N_LAYERS, N_NODES = 40, 3, 24
 PLANTED_LAYER = 2
 PLANTED = frozenset({(2, 1), (5, 1), (7, 1), (11, -1), (13, -1)})
-TABLES = ["layers_select", "layers", "layer_stability", "detection", "nodes", "overlap", "selectors"]
+TABLES = [
+    "localization",
+    "onset",
+    "agreement",
+    "recurrence",
+    "power",
+    "layers_select",
+    "layers",
+    "layer_stability",
+    "detection",
+    "nodes",
+    "overlap",
+    "selectors",
+]
 
 
 def plant_arrays(folder, *, seed=0, layer=PLANTED_LAYER):
@@ -43,7 +57,16 @@ def plant_arrays(folder, *, seed=0, layer=PLANTED_LAYER):
 
 
 def configure(arrays, **options):
-    sizes = {"runs": 6, "permutations": 99, "n_clean": 6, "n_anomalous": 6, "alphas": 20, "jobs": 1}
+    sizes = {
+        "runs": 20,
+        "permutations": 99,
+        "flips": 99,
+        "power_draws": 2,
+        "n_clean": 6,
+        "n_anomalous": 6,
+        "alphas": 20,
+        "jobs": 1,
+    }
     return StudyConfig(**{"activations": str(arrays), **sizes, **options})
 
 
@@ -72,17 +95,19 @@ def calls(monkeypatch):
     """Names of the stages that are computed, in order."""
     made = []
 
-    def count(name):
-        original = getattr(utils.study, name)
+    def count(module, name):
+        original = getattr(module, name)
 
         def counted(*args, **options):
             made.append(name)
             return original(*args, **options)
 
-        monkeypatch.setattr(utils.study.run, name, counted)
+        monkeypatch.setattr(module, name, counted)
 
-    for name in ("divergence", "detect", "node_frequencies", "overlap"):
-        count(name)
+    for name in ("divergence", "detect", "node_frequencies"):
+        count(utils.study.run, name)
+    for name in ("overlap", "layer_accuracy", "compare_sides"):
+        count(utils.study.tables, name)
     return made
 
 
@@ -112,14 +137,14 @@ def test_every_promised_file_is_written(planted):
     }
     figures = {path.stem for path in (planted.folder / "figures").glob("*.png")}
     assert figures >= {"layer_curves", "layer_heatmap", "probe_curves", "embeddings", "detection", "scores", "node_map"}
-    assert figures >= {"metric_maps", "thirds"}
+    assert figures >= {"metric_maps", "thirds", "tests", "accuracy_curves", "power"}
     assert figures == {path.stem for path in (planted.folder / "figures").glob("*.svg")}
     assert not [path for path in planted.folder.rglob("*") if path.suffix in {".part", ".pkl", ".pickle"}]
 
 
 def test_the_record_carries_configuration_versions_sizes_and_results(planted):
     record = json.loads((planted.folder / "study.json").read_text())
-    assert record["config"]["runs"] == 6
+    assert record["config"]["runs"] == 20
     assert record["config"]["seed"] == 0
     assert {"torch", "numpy", "personascope"} <= set(record["versions"])
     assert record["best_layer"] == PLANTED_LAYER
@@ -159,11 +184,11 @@ def test_detection_sums_up_the_scans(planted):
     for persona, runs in planted.runs.items():
         row = planted.detection.set_index("persona").loc[persona]
         mixed, null = (runs.table[runs.table["kind"] == kind]["score"] for kind in ("mixed", "null"))
-        assert (len(mixed), len(null)) == (6, 6 * 99)
+        assert (len(mixed), len(null)) == (20, 20 * 99)
         assert row["score"] == pytest.approx(mixed.mean())
         assert row["null_score"] == pytest.approx(null.mean())
         assert row["score_low"] == pytest.approx(np.quantile(mixed, 0.05))
-        means = null.to_numpy().reshape(99, 6).mean(axis=1)
+        means = null.to_numpy().reshape(99, 20).mean(axis=1)
         assert row["p_value"] == pytest.approx((1 + (means >= mixed.mean()).sum()) / 100)
 
 
@@ -180,7 +205,8 @@ def test_nodes_hold_the_frequencies_of_the_scans(planted):
 
 def test_layers_are_chosen_and_reported_on_different_statements(planted):
     select = pd.read_parquet(planted.folder / "layers_select.parquet")
-    assert (select[["n_h0", "n_h1"]] == 10).all(axis=None)
+    assert (select["n"] == 20).all()
+    assert (planted.localization["n"] == 60).all()
     assert (planted.layers[["n_h0", "n_h1"]] == 30).all(axis=None)
 
 
@@ -191,7 +217,7 @@ def test_a_repeated_study_computes_nothing_and_changes_nothing(planted, arrays, 
     assert len(stages) >= 8
     tables = read_tables(planted.folder)
     again = run_study(planted.folder, configure(arrays), progress=False)
-    assert not {"divergence", "detect", "overlap"} & set(calls)
+    assert not {"divergence", "detect", "overlap", "layer_accuracy", "compare_sides"} & set(calls)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again.record["stages"] == stages
     for name, table in read_tables(planted.folder).items():
@@ -218,7 +244,7 @@ def test_another_seed_gives_other_splits(planted, arrays, tmp_path, bare):
 def test_other_scan_options_reuse_activations_and_layers(arrays, tmp_path, bare, calls, change):
     run_study(tmp_path, configure(arrays, runs=2, permutations=29), progress=False)
     store = {path: path.stat().st_mtime_ns for path in (tmp_path / "activations.zarr").rglob("*") if path.is_file()}
-    assert calls.count("divergence") == 2
+    assert calls.count("divergence") == 1
     calls.clear()
     options = {"runs": 2, "permutations": 29} | change
     study = run_study(tmp_path, configure(arrays, **options), progress=False)
@@ -321,13 +347,19 @@ def test_further_layers_are_scanned_beside_the_best(arrays, tmp_path, bare):
         "layer-1",
         "layer-3",
     ]
-    np.testing.assert_allclose(table["p_adjusted"], false_discovery_control(table["p_value"]))
+    adjusted = {
+        "p_value": "p_adjusted",
+        "separation_p": "separation_p_adjusted",
+        "calibrated_p": "calibrated_p_adjusted",
+    }
+    for name, column in adjusted.items():
+        np.testing.assert_allclose(table[column], false_discovery_control(table[name]))
     alpha = table[table["persona"] == "alpha"].set_index("layer")["p_value"]
     assert alpha[2] == pytest.approx(0.01)
     assert (alpha[[1, 3]] > 0.01).all()
     assert set(study.nodes["layer"]) == {1, 2, 3}
     # The other personas have the same values at all layers, and their scans are the same.
-    beta = table[table["persona"] == "beta"].drop(columns=["layer", "p_adjusted"])
+    beta = table[table["persona"] == "beta"].drop(columns=["layer", *adjusted.values()])
     assert (beta.nunique() <= 1).all()
 
 
@@ -432,7 +464,8 @@ def test_end_to_end_on_the_default_model(tmp_path, bare, lm):
     assert sorted(study.personas) == sorted(names)
     assert study.activations.shape == (7, 80, 576)
     assert np.isfinite(study.activations.to_numpy()).all()
-    assert study.record["activations"]["position"] == "last"
+    assert study.record["activations"]["position"] == ["last", "mean"]
+    assert study.position == "last"
     assert study.record["has_texts"]
     assert study.form["form_accuracy"].between(0, 1).all()
     bottom = study.layers[study.layers["layer"] == 0]
@@ -456,9 +489,14 @@ def test_end_to_end_on_the_default_model(tmp_path, bare, lm):
 def test_the_thirds_are_judged_on_the_test_part(planted):
     contrasts = find_contrasts(planted.activations)
     part = split_parts(planted.activations, rng=0)
-    expected = layer_thirds(planted.activations, [restrict(contrast, part == "test") for contrast in contrasts])
-    pd.testing.assert_frame_equal(planted.thirds, expected)
+    test = [restrict(contrast, part == "test") for contrast in contrasts]
+    for metric, own in planted.thirds.groupby("metric"):
+        expected = layer_thirds(planted.activations, test, metric=metric)
+        pd.testing.assert_frame_equal(own[expected.columns].reset_index(drop=True), expected)
+    expected = layer_thirds(planted.activations, test)
     assert planted.record["thirds"]["d"] == pytest.approx(expected["d"].mean())
+    early = early_separation(planted.activations, test, n_permutations=99, rng=0)
+    assert planted.record["thirds"]["n_early"] == (early["early_p_adjusted"] <= 0.05).sum() == 1
 
 
 def test_tables_that_no_longer_apply_are_removed(arrays, tmp_path, bare):

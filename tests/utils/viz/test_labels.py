@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib import font_manager
 
-from utils.viz.labels import as_label, persona_label, spell
+from utils.viz.labels import as_label, fall_back, persona_label, spell
 from utils.viz.layers import plot_layer_heatmap
 from utils.viz.nodes import plot_overlap
 from utils.viz.pages import save_figure
@@ -63,8 +63,7 @@ def test_short_names():
     assert as_label("Zoë – naïve") == "Zoë – naïve"
 
 
-def test_characters_without_a_glyph_are_transliterated_and_it_is_noted(monkeypatch, caplog):
-    monkeypatch.setattr("utils.viz.labels._find_font", lambda missing: None)
+def test_characters_without_a_glyph_are_transliterated_and_it_is_noted(caplog):
     with caplog.at_level(logging.WARNING):
         spelt = spell("北京 fox")
     assert spelt.isascii()
@@ -75,15 +74,18 @@ def test_characters_without_a_glyph_are_transliterated_and_it_is_noted(monkeypat
 
 def test_an_installed_font_that_has_the_glyphs_is_taken(monkeypatch):
     family = "DejaVu Sans Mono"
-    monkeypatch.setattr("utils.viz.labels._glyphs", lambda families: frozenset("abc" + "d" * (len(families) > 1)))
     others = [font for font in font_manager.fontManager.ttflist if font.name == family]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", others)
-    from utils.viz.labels import _find_font
+    monkeypatch.setattr("utils.viz.labels._WRITINGS", "d")
+    monkeypatch.setattr("utils.viz.labels._glyphs", lambda families: frozenset("abc" + "d" * (len(families) > 1)))
+    assert fall_back() == [family]
 
-    _find_font.cache_clear()
-    assert spell("abcd") == "abcd"
-    assert plt.rcParams["font.family"][-1] == family
-    _find_font.cache_clear()
+
+def test_a_font_of_boxes_is_not_taken(monkeypatch):
+    boxes = [font for font in font_manager.fontManager.ttflist if "Last Resort" in font.name]
+    assert boxes
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", boxes)
+    assert fall_back() == []
 
 
 def test_figures_of_hostile_names_are_drawn(tmp_path, recwarn):
