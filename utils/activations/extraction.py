@@ -106,6 +106,7 @@ def extract(
         "model_dtype": str(lm.dtype).removeprefix("torch."),
         "template": [template.before, template.after],
         "role": template.role,
+        **({"thinking": template.thinking} if template.thinking else {}),
         "position": position if isinstance(position, str) else list(position),
         "component": component,
         **({"n_heads": lm.n_heads} if component == "heads" else {}),
@@ -249,6 +250,11 @@ def run_batch(
 ) -> np.ndarray:
     """Activations of a batch, ([position,] layer, prompt, node); the batch is halved where memory does not suffice."""
     prefix = prefix or Prefix()
+    options = {"component": component, "position": position, "prefix": prefix}
+    sides = lm.split_sides([len(prompt.ids) for prompt in prompts])
+    if len(sides) > 1:
+        parts = [run_batch(lm, [prompts[row] for row in rows], layers, **options) for rows in sides]
+        return np.concatenate(parts, axis=-2)[..., np.argsort(np.concatenate(sides)), :]
     try:
         return _run_once(lm, prompts, layers, component, position, prefix)
     except RuntimeError as error:
@@ -258,7 +264,6 @@ def run_batch(
     free_cached_memory()
     half = len(prompts) // 2
     logger.warning("out of memory with %d statements a batch; going on with %d", len(prompts), half)
-    options = {"component": component, "position": position, "prefix": prefix}
     return np.concatenate(
         [run_batch(lm, part, layers, **options) for part in (prompts[:half], prompts[half:])], axis=-2
     )
