@@ -30,7 +30,7 @@ def run_whole_passes(lm: LanguageModel, readout: Readout, interventions: list[In
     found = np.empty((len(interventions), len(readout.prompts)))
     masks = scope_mask(readout, "all")
     for row, intervention in enumerate(interventions):
-        for places in batch_rows([len(prompt.ids) for prompt in readout.prompts], "auto", lm.device):
+        for places in batch_rows(lm, [len(prompt.ids) for prompt in readout.prompts], "auto"):
             ids, mask = pad_right([readout.prompts[i].ids for i in places], lm.device)
             tokens = torch.zeros(ids.shape, dtype=torch.bool)
             for at, place in enumerate(places):

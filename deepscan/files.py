@@ -4,6 +4,7 @@ In the latter a run is a line of fields with spaces between them, and lists have
 """
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -96,9 +97,14 @@ def parse_runs(path: Path, n_nodes: int | None) -> tuple[list[dict], list[np.nda
     """
     rows, nodes, records = [], [], []
     count = {"mixed": 0, "null": 0}
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file; expected one that DeepScan wrote.") from None
     if lines[-1] == "":
         lines.pop()
+    if not lines:
+        raise ValueError(f"{path} is empty; expected one line a run, as DeepScan writes them.")
     for number, line in enumerate(lines, start=1):
         try:
             row, chosen_nodes, chosen_records = _parse_line(line.rstrip("\r"), n_nodes)
@@ -139,9 +145,12 @@ def _parse_line(line: str, n_nodes: int | None) -> tuple[dict, np.ndarray, np.nd
 
 def _number(text: str, name: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ValueError(f"{name} is {text!r}, not a number") from None
+        raise ValueError(f"{name} is {text!r}, not a number.") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {text!r}; expected a finite number.")
+    return value
 
 
 def _indices(text: str, name: str, count: str) -> np.ndarray:
@@ -152,6 +161,8 @@ def _indices(text: str, name: str, count: str) -> np.ndarray:
         raise ValueError(
             f"{len(parts)} {name} where the line announces {count}; if the file was cut off here, remove the line"
         )
+    if longest := next((part for part in parts if len(part) > 18), None):
+        raise ValueError(f"{name} holds {longest[:24]!r}, far more than there can be.")
     indices = np.unique(np.array(parts, dtype=np.int64))
     if indices.size != len(parts):
         raise ValueError(f"{name} holds the same index twice")

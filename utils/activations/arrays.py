@@ -5,6 +5,7 @@ layer, or (n_layers, n_statements, n_nodes). Layers are numbered from 1 unless t
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -55,6 +56,8 @@ def store_arrays(
         raise ValueError(f"the arrays in {folder} have different layers or nodes: {sorted(shapes)} (layers, nodes).")
     ((n_layers, _),) = shapes
     numbers = list(layers) if layers is not None else list(range(1, n_layers + 1))
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"the layers {', '.join(map(str, numbers))} are not all different; name each once.")
     if len(numbers) != n_layers:
         raise ValueError(f"{len(numbers)} layers are named and the arrays have {n_layers}.")
     rows = [
@@ -77,10 +80,8 @@ def store_arrays(
 
 
 def _load(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not a plain .npy array ({error}).") from None
+    _check_header(path)
+    array = np.load(path, allow_pickle=False)
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or not np.issubdtype(array.dtype, np.floating):
@@ -88,7 +89,28 @@ def _load(path: Path) -> np.ndarray:
             f"{path.name} has shape {array.shape} and dtype {array.dtype}; expected floats of shape "
             "(n_statements, n_nodes) or (n_layers, n_statements, n_nodes)."
         )
+    if not array.size:
+        raise ValueError(f"{path.name} holds nothing: its shape is {array.shape}; expected statements and nodes.")
     return array.astype(np.float32, copy=False)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a file that is not what its header says before memory is asked for."""
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        except ValueError as error:
+            raise ValueError(
+                f"{path.name} is not a plain .npy array ({str(error).splitlines()[0]}); save it again."
+            ) from None
+        promised, held = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
+    if dtype.hasobject or promised != held:
+        reason = (
+            "it holds Python objects" if dtype.hasobject else f"its header says {promised:,} bytes, it holds {held:,}"
+        )
+        raise ValueError(f"{path.name} is not a plain .npy array ({reason}); save it again.")
 
 
 def _check_finite(values: np.ndarray, frame: pd.DataFrame, layers: list[int]) -> None:

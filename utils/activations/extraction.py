@@ -108,6 +108,7 @@ def extract(
         "model_dtype": str(lm.dtype).removeprefix("torch."),
         "template": [template.before, template.after],
         "role": template.role,
+        **({"thinking": template.thinking} if template.thinking else {}),
         "position": position if isinstance(position, str) else list(position),
         "component": component,
         **({"n_heads": lm.n_heads} if component == "heads" else {}),
@@ -216,6 +217,12 @@ def _as_frame(statements: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
     if "statement" not in statements or not len(statements):
         raise ValueError("there are no statements to run: the frame is empty or has no column 'statement'.")
     frame = statements.reset_index(drop=True)
+    wrong = [not isinstance(text, str) or not text.strip() for text in frame["statement"]]
+    if any(wrong):
+        place = wrong.index(True)
+        raise ValueError(
+            f"statement number {place + 1} is {frame['statement'].iloc[place]!r}; expected a text that is not empty."
+        )
     if "id" not in frame:
         frame["id"] = [f"statement-{i:05d}" for i in range(len(frame))]
     labels = ("persona", "topic", "direction", "pair")
@@ -258,6 +265,11 @@ def run_batch(
 ) -> np.ndarray:
     """Activations of a batch, ([position,] layer, prompt, node); the batch is halved where memory does not suffice."""
     prefix = prefix or Prefix()
+    options = {"component": component, "position": position, "prefix": prefix}
+    sides = lm.split_sides([len(prompt.ids) for prompt in prompts])
+    if len(sides) > 1:
+        parts = [run_batch(lm, [prompts[row] for row in rows], layers, **options) for rows in sides]
+        return np.concatenate(parts, axis=-2)[..., np.argsort(np.concatenate(sides)), :]
     try:
         return _run_once(lm, prompts, layers, component, position, prefix)
     except RuntimeError as error:
@@ -267,7 +279,6 @@ def run_batch(
     free_cached_memory()
     half = len(prompts) // 2
     logger.warning("out of memory with %d statements a batch; going on with %d", len(prompts), half)
-    options = {"component": component, "position": position, "prefix": prefix}
     return np.concatenate(
         [run_batch(lm, part, layers, **options) for part in (prompts[:half], prompts[half:])], axis=-2
     )

@@ -144,6 +144,8 @@ def steer(
 
 def steer_along(layer: int, direction: Float[np.ndarray, " d"], *, strength: float, norm: float) -> Intervention:
     """Add ``strength * norm`` times the unit vector of a direction; nothing where the direction is zero."""
+    if not np.isfinite([strength, norm]).all() or not np.isfinite(direction).all():
+        raise ValueError(f"direction, strength ({strength}) and norm ({norm}) must be finite numbers.")
     length = float(np.linalg.norm(direction))
     return Intervention(layer, added=direction * (strength * norm / length) if length else np.zeros(len(direction)))
 

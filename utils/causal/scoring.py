@@ -92,7 +92,7 @@ def cache_prompts(
     lengths = [len(prompt.ids) - skipped for prompt in readout.prompts]
     batches = []
     with torch.inference_mode():
-        for places in batch_rows(lengths, "auto", lm.device, max_tokens=_token_budget(lm, max_tokens)):
+        for places in batch_rows(lm, lengths, "auto", skipped=skipped, max_tokens=_token_budget(lm, max_tokens)):
             ids, mask = pad_right([readout.prompts[i].ids[skipped:] for i in places], lm.device)
             with _keep_residual(lm, layer) as kept:
                 lm.decoder(input_ids=ids, **repeat_prefix(prefix, mask))

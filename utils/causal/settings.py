@@ -1,5 +1,6 @@
 """The options of a causal check."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -93,6 +94,13 @@ class CausalConfig:
     n_cost: int = 30
     permutations: int = 99
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for strength in (self.strength, *self.strengths):
+            if not math.isfinite(strength) or strength == 0:
+                raise ValueError(
+                    f"a strength of {strength} pushes nowhere; expected a number other than 0, such as 0.2."
+                )
 
 
 def parse_check(text: str) -> Check:

@@ -196,7 +196,7 @@ def evaluate(
 
     if out is not None:
         check_folder(out)
-    read = {path.stem: PersonaMask.load(path) for path in masks}
+    read = {name: PersonaMask.load(path) for name, path in _name_files(masks).items()}
     frame = load_statements(statements, [persona])
     part = draw_parts(frame, n_pairs=pairs, rng=seed)
     known = frame[(part == "calibrate") & (frame["direction"] == "positive")]["statement"]
@@ -235,7 +235,7 @@ def generate(
     from utils.responses.answers import generate_answer
     from utils.subnetworks.masks import PersonaMask
 
-    read = {path.stem: PersonaMask.load(path) for path in masks}
+    read = {name: PersonaMask.load(path) for name, path in _name_files(masks).items()}
     lm = load_model(model, device=device, dtype=dtype)
     for mask in read.values():
         mask.check_model(lm)
@@ -245,6 +245,20 @@ def generate(
     for name, mask in read.items():
         with mask.applied(lm, gamma):
             typer.echo(f"{name}: {generate_answer(lm, question, max_tokens=max_tokens)}\n")
+
+
+def _name_files(paths: list[Path]) -> dict[str, Path]:
+    """Files by their names without ending, with as much of their folders as tells them apart."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError(f"a mask was given twice among {', '.join(map(str, paths))}; give each once.")
+    whole = [path.resolve().with_suffix("").parts for path in paths]
+    kept = 1
+    while len({parts[-kept:] for parts in whole}) < len(paths) and kept < max(map(len, whole)):
+        kept += 1
+    names = ["/".join(parts[-kept:]) for parts in whole]
+    if len(set(names)) < len(names):  # they differ in their endings alone
+        names = [str(path) for path in paths]
+    return dict(zip(names, paths, strict=True))
 
 
 def _show(summary: "pandas.DataFrame") -> None:

@@ -153,6 +153,11 @@ def _fit_lda(x: np.ndarray, labels: np.ndarray, n_components: int, most_axes: in
 
 
 def _fit_umap(x: np.ndarray, n_components: int, rng: int) -> np.ndarray:
+    if len(x) < n_components + 2:
+        raise ValueError(
+            f"UMAP needs at least {n_components + 2} statements for {n_components} components, and there are {len(x)}; "
+            "give more, or take method pca."
+        )
     # Imported here: umap compiles at import, which would slow down every start of the program.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

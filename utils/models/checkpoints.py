@@ -179,7 +179,32 @@ def locate_model(name_or_path: str | Path | None) -> tuple[str, str]:
         raise FileNotFoundError(
             f"no model at {text}: expected a local folder, a .gguf file or a hub id such as org/name."
         )
+    _check_reachable(text)
     return text, text
+
+
+def _check_reachable(name: str) -> None:
+    """Refuse a hub model that is not in the cache at once where there is no network: loading would try for half a minute."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        if not constants.is_offline_mode():
+            HfApi().model_info(name, timeout=5)
+            return
+    except HFValidationError as error:
+        raise ValueError(f"{name!r} is no model: not a local folder, and {first_line(error)}") from None
+    except HfHubHTTPError as error:
+        raise explain_missing(name, name, error) from None
+    except Exception as error:
+        # Whatever the client of the day raises for a network that is not there.
+        raise FileNotFoundError(
+            f"no model {name!r}: it is not a local folder, not in the cache, and the hub cannot be reached "
+            f"({type(error).__name__})."
+        ) from None
+    raise explain_missing(name, name, OSError("offline"))
 
 
 def explain_missing(name: str, source: str, error: OSError) -> OSError:

@@ -89,12 +89,16 @@ def share_prefix(lm: LanguageModel, prompts: Sequence[Prompt]) -> Prefix:
     mean = sum(len(prompt.ids) for prompt in prompts) / len(prompts)
     if len(prompts) == 1 or length < _SHORTEST_PREFIX or length < _SMALLEST_SHARE * mean:
         return Prefix()
-    return run_prefix(lm, prompts[0].ids[:length])
+    return run_prefix(lm, prompts[0].ids[:length], [len(prompt.ids) for prompt in prompts])
 
 
-def run_prefix(lm: LanguageModel, ids: tuple[int, ...]) -> Prefix:
-    """Run the tokens with which prompts begin; no prefix where there are none, or their cache cannot be handed on."""
-    if not ids or lm.shares_keys:
+def run_prefix(lm: LanguageModel, ids: tuple[int, ...], lengths: Sequence[int]) -> Prefix:
+    """Run the tokens with which prompts begin.
+
+    No prefix where there are none, where their cache cannot be handed on, or where keys are turned otherwise in prompts of
+    these ``lengths`` than in the prefix alone (LongRoPE).
+    """
+    if not ids or lm.shares_keys or len(lm.split_sides([len(ids), *lengths])) > 1:
         return Prefix()
     given = torch.tensor([ids], device=lm.device)
     try:
@@ -168,18 +172,25 @@ def token_budget(device: torch.device) -> int:
 
 
 def batch_rows(
-    lengths: Sequence[int], batch_size: int | Literal["auto"], device: torch.device, *, max_tokens: int | None = None
+    lm: LanguageModel,
+    lengths: Sequence[int],
+    batch_size: int | Literal["auto"],
+    *,
+    skipped: int = 0,
+    max_tokens: int | None = None,
 ) -> list[list[int]]:
     """Places of prompts by batch, shortest first, so that there is little padding.
 
     Parameters
     ----------
     lengths
-        Tokens of each prompt.
+        Tokens of each prompt, without those that are skipped.
     batch_size
         Prompts a batch; ``auto`` fills each up to a number of padded tokens that suits the device.
+    skipped
+        Tokens before them, of a prefix that has been run.
     max_tokens
-        That number, where memory asks for another.
+        Padded tokens a batch, where memory asks for another number.
 
     Raises
     ------
@@ -188,13 +199,15 @@ def batch_rows(
     """
     if batch_size != "auto" and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 or 'auto', not {batch_size}.")
-    budget = max_tokens or token_budget(device)
+    budget = max_tokens or token_budget(lm.device)
     batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: (lengths[row], row)):
-        held = len(batches[-1]) if batches else 0
-        # The prompt at hand is the longest so far, so that its length is the width of the batch.
-        full = held * lengths[row] + lengths[row] > budget if batch_size == "auto" else held >= batch_size
-        if not batches or full:
-            batches.append([])
-        batches[-1].append(row)
+    for side in lm.split_sides([skipped + length for length in lengths]):
+        first = len(batches)
+        for row in sorted(side, key=lambda row: (lengths[row], row)):
+            held = len(batches[-1]) if len(batches) > first else 0
+            # The prompt at hand is the longest so far, so that its length is the width of the batch.
+            full = held * lengths[row] + lengths[row] > budget if batch_size == "auto" else held >= batch_size
+            if not held or full:
+                batches.append([])
+            batches[-1].append(row)
     return batches

@@ -167,6 +167,31 @@ class LanguageModel:
         ]
         return min(limits, default=None)
 
+    @cached_property
+    def window_switch(self) -> int | None:
+        """Longest input, in tokens, that LongRoPE reads as the original window; in a longer one every token is turned otherwise.
+
+        An input is as long as the longest of its batch, so that rows on either side must not share one, nor a prefix.
+        """
+        config = self.model.config.get_text_config()
+        named = getattr(config, "rope_parameters", None) or {}
+        own = getattr(config, "original_max_position_embeddings", None)
+        kinds = [named, *(kind for kind in named.values() if isinstance(kind, dict))]
+        switches = [
+            kind.get("original_max_position_embeddings") or own for kind in kinds if kind.get("rope_type") == "longrope"
+        ]
+        return min((switch for switch in switches if switch), default=None)
+
+    def split_sides(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Places of inputs of so many tokens, by those that may share a batch, see :attr:`window_switch`."""
+        switch = self.window_switch
+        if switch is None:
+            return [list(range(len(lengths)))]
+        sides = [
+            [place for place, length in enumerate(lengths) if (length > switch) == above] for above in (False, True)
+        ]
+        return [side for side in sides if side]
+
     @property
     def fingerprint(self) -> str:
         """A key of the architecture and of every bit of the weights as they are now.
@@ -235,14 +260,22 @@ class LanguageModel:
             )
         options = {"max_tokens": max_tokens, "temperature": temperature, "rng": rng, "on_text": on_text}
         answers = [""] * len(rows)
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for first in range(0, len(order), batch_size):
-            places = order[first : first + batch_size]
+        for places in self._group_rows([len(row) for row in rows], batch_size, max_tokens):
             batch = [rows[place] for place in places]
             made = continue_ids(self.model, self.tokenizer, batch, device=self.device, **options)
             for place, ids in zip(places, made, strict=True):
                 answers[place] = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
         return answers
+
+    def _group_rows(self, lengths: Sequence[int], batch_size: int, max_tokens: int) -> list[list[int]]:
+        """Places of rows by batch, of like length; a row that may pass the window's switch while it grows goes alone."""
+        switch = self.window_switch
+        batches = [[place] for place, held in enumerate(lengths) if switch and held <= switch < held + max_tokens]
+        alone = {place for (place,) in batches}
+        for side in self.split_sides(lengths):
+            order = sorted((place for place in side if place not in alone), key=lambda place: lengths[place])
+            batches += [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+        return batches
 
 
 def _sum_bits(weight: torch.Tensor) -> bytes:

@@ -66,14 +66,20 @@ def persona_attention(
             prompts = encode_questions(
                 lm.tokenizer, questions, system=identity_prompt(str(identity)), marked=str(identity)
             )
-            weights, sizes = _read_heads(lm, prompts)
-            layer, head = np.indices(sizes.shape[:2]).reshape(2, -1)
-            table = pd.DataFrame({"identity": identity, "group": group, "n_tokens": sizes.shape[2], "layer": layer + 1})
+            sides = lm.split_sides([len(prompt.ids) for prompt in prompts])
+            parts = [_read_heads(lm, [prompts[place] for place in places]) for places in sides]
+            shares = np.array([len(places) / len(prompts) for places in sides])[:, None, None, None]
+            weights, sizes = (np.stack(each) for each in zip(*parts, strict=True))  # (side, layer, head, token)
+            weighted, weights = (shares * weights * sizes).sum(axis=0), (shares * weights).sum(axis=0)
+            layer, head = np.indices(weights.shape[:2]).reshape(2, -1)
+            table = pd.DataFrame(
+                {"identity": identity, "group": group, "n_tokens": weights.shape[2], "layer": layer + 1}
+            )
             tables.append(
                 table.assign(
                     head=head,
                     attention=weights.sum(axis=2).ravel(),
-                    weighted=(weights * sizes).mean(axis=2).ravel(),
+                    weighted=weighted.mean(axis=2).ravel(),
                 )
             )
     return pd.concat(tables, ignore_index=True)

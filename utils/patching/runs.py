@@ -119,7 +119,7 @@ def run_cells(
     length = len(pair.base.ids)
     places: Places = {cell.segment: pair.places(cell.segment) for cell in cells}
     reused = _reusable(places, length)
-    prefixes = {first: run_prefix(lm, pair.base.ids[:first]) for first in set(reused.values())}
+    prefixes = {first: run_prefix(lm, pair.base.ids[:first], [length]) for first in set(reused.values())}
     unchanged = read(base.logits[None])[0]
     total, direct = np.tile(unchanged, (len(cells), 1)), np.tile(unchanged, (len(cells), 1))
 

@@ -64,7 +64,7 @@ def answer_questions(
     tokens = letter_tokens(lm.tokenizer, render_questions(lm.tokenizer, questions.iloc[:1], system=system)[0])
     check_lengths(lm, questions, [len(prompt.ids) for prompt in prompts])
     values = np.empty((len(prompts), len(LETTERS) + 1))
-    batches = batch_rows([len(prompt.ids) for prompt in prompts], batch_size, lm.device)
+    batches = batch_rows(lm, [len(prompt.ids) for prompt in prompts], batch_size)
     with tqdm(total=len(prompts), desc="questions", unit="question", disable=not progress) as bar:
         for rows in batches:
             ids, mask = pad_right([prompts[row].ids for row in rows], lm.device)

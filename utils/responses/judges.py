@@ -14,6 +14,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from utils.models.language_model import LanguageModel
+from utils.models.prompts import spell_controls
 from utils.responses.preference import answer_odds
 
 QUESTION = 'Somebody said: "{text}"\n\nDoes this sound like somebody {described}? Answer with "{yes}" or "{no}" and nothing else.'
@@ -36,7 +37,8 @@ def judge_texts(
     lm
         The judge: best another model than the one that spoke, and outside of any steering.
     """
-    asked = [QUESTION.format(text=text, described=describe_persona(persona), yes="Yes", no="No") for text in texts]
+    plain = [spell_controls(lm.tokenizer, text) for text in texts]
+    asked = [QUESTION.format(text=text, described=describe_persona(persona), yes="Yes", no="No") for text in plain]
     return answer_odds(lm, asked, ("Yes", "No"), progress=progress, name="judging")
 
 

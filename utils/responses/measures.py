@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from utils.models.forward import batch_rows, check_head, pad_right, repeat_prefix, share_prefix
 from utils.models.hooks import hook_inputs
 from utils.models.language_model import LanguageModel
-from utils.models.prompts import Prompt, encode_texts, render_chat
+from utils.models.prompts import Prompt, check_plain, encode_texts, render_chat
 from utils.responses.wording import LETTERS, encode_questions, letter_tokens, question_text, render_questions
 
 System = str | Sequence[str | None] | None
@@ -59,6 +59,7 @@ def likelihood_readout(
     tokenizer: PreTrainedTokenizerBase, statements: Sequence[str], *, system: System = None
 ) -> Readout:
     """Log-likelihood of each statement as the answer to a neutral request (``OPENING``), summed over its tokens."""
+    check_plain(tokenizer, statements)
     systems = spread_system(system, len(statements))
     opened = [render_chat(tokenizer, OPENING, system=each) for each in systems]
     return _read_spans(continue_texts(tokenizer, opened, statements))
@@ -66,6 +67,7 @@ def likelihood_readout(
 
 def text_readout(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Readout:
     """Log-likelihood of plain texts, without a chat template and after their first token, summed over their tokens."""
+    check_plain(tokenizer, texts)
     prompts = encode_texts(tokenizer, list(texts), [(0, len(text)) for text in texts])
     return _read_spans([Prompt(prompt.ids, max(prompt.start, 1), prompt.stop) for prompt in prompts])
 
@@ -145,7 +147,10 @@ def spread_system(system: System, n: int) -> list[str | None]:
 
 
 def continue_texts(tokenizer: PreTrainedTokenizerBase, opened: Sequence[str], texts: Sequence[str]) -> list[Prompt]:
-    """Tokenise texts behind their openings; ``start`` and ``stop`` bound the text."""
+    """Tokenise texts behind their openings; ``start`` and ``stop`` bound the text.
+
+    The texts may be a model's own, so that control tokens in them are taken as such.
+    """
     whole = [before + text for before, text in zip(opened, texts, strict=True)]
     spans = [(len(before), len(text)) for before, text in zip(opened, whole, strict=True)]
     return encode_texts(tokenizer, whole, spans)
@@ -195,7 +200,7 @@ def score_prompts(
     lengths = [len(prompt.ids) - len(prefix.ids) for prompt in prompts]
     found = np.empty(len(prompts))
     with torch.inference_mode(), tqdm(total=len(prompts), desc=name, disable=not progress) as bar:
-        for places in batch_rows(lengths, batch_size, lm.device, max_tokens=logits_budget(lm)):
+        for places in batch_rows(lm, lengths, batch_size, skipped=len(prefix.ids), max_tokens=logits_budget(lm)):
             ids, mask = pad_right([prompts[place].ids[len(prefix.ids) :] for place in places], lm.device)
             options = repeat_prefix(prefix, mask)
             found[places] = read_batch(lm, readout, places, ids, skipped=len(prefix.ids), **options)

@@ -86,7 +86,10 @@ def find_contrasts(
     if personas is not None:
         check_names("persona", personas, known)
     build = _by_direction if contrast == "direction" else _one_vs_rest
-    return [build(frame, persona) for persona in (personas if personas is not None else known)]
+    rows = frame.groupby("persona", sort=False).indices
+    return [
+        build(frame, persona, np.asarray(rows[persona])) for persona in (personas if personas is not None else known)
+    ]
 
 
 def restrict(contrast: Contrast, keep: np.ndarray) -> Contrast:
@@ -114,46 +117,49 @@ def label_frame(statements: pd.DataFrame | xr.DataArray) -> pd.DataFrame:
     return statements.assign(pair=statements["pair"].fillna("")).reset_index(drop=True)
 
 
-def _by_direction(frame: pd.DataFrame, persona: str) -> Contrast:
-    own = frame[frame["persona"] == persona]
-    in_pair = _whole_pairs(own)
-    singles = own[~in_pair]["direction"].value_counts()
-    fewest = singles.reindex(["negative", "positive"], fill_value=0).min()
+def _by_direction(frame: pd.DataFrame, persona: str, rows: np.ndarray) -> Contrast:
+    own = frame.iloc[rows]
+    pair, positive = own["pair"].to_numpy(dtype=str), (own["direction"] == "positive").to_numpy()
+    in_pair = _whole_pairs(persona, pair, positive)
+    fewest = min((~in_pair & positive).sum(), (~in_pair & ~positive).sum())
     paired = bool(in_pair.any() and in_pair.sum() >= 2 * fewest)
-    kept = own[in_pair == paired]
-    sides = {name: kept[kept["direction"] == name] for name in ("negative", "positive")}
-    for name, rows in sides.items():
-        if not len(rows):
+    kept = in_pair == paired
+    sides = {"negative": np.flatnonzero(kept & ~positive), "positive": np.flatnonzero(kept & positive)}
+    for name, places in sides.items():
+        if not len(places):
             raise ValueError(f"persona {persona!r} has no {name} statements; both directions are needed.")
-    if left_out := len(own) - len(kept):
+    if left_out := int((~kept).sum()):
         reason = "have no pair" if paired else "are in pairs, fewer than have none,"
         logger.warning("persona %r: %d of %d statements %s and are left out", persona, left_out, len(own), reason)
     if paired:
-        sides = {name: rows.sort_values("pair", kind="stable") for name, rows in sides.items()}
-    h0, h1 = (sides[name].index.to_numpy() for name in ("negative", "positive"))
+        sides = {name: places[np.argsort(pair[places], kind="stable")] for name, places in sides.items()}
+    h0, h1 = (rows[sides[name]] for name in ("negative", "positive"))
     return Contrast(persona, str(own["topic"].iloc[0]), h0, h1, paired)
 
 
-def _whole_pairs(own: pd.DataFrame) -> pd.Series:
+def _whole_pairs(persona: str, pair: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Whether each statement of a persona is in a pair with both sides; a pair of which one side is missing is none."""
-    named = own[own["pair"] != ""]
-    counts = pd.crosstab(named["pair"], named["direction"]).reindex(columns=["positive", "negative"], fill_value=0)
-    if (repeated := counts.max(axis=1) > 1).any():
-        pair = counts.index[repeated.to_numpy()][0]
+    names, codes = np.unique(pair, return_inverse=True)
+    n_positive, n_negative = (np.bincount(codes, side, minlength=len(names)) for side in (positive, ~positive))
+    named = names != ""
+    if (repeated := named & (np.maximum(n_positive, n_negative) > 1)).any():
+        first = repeated.argmax()
         raise ValueError(
-            f"pair {pair!r} of persona {own['persona'].iloc[0]!r} has {counts.loc[pair, 'positive']} positive and "
-            f"{counts.loc[pair, 'negative']} negative statements; a pair is one of each: name each pair differently."
+            f"pair {str(names[first])!r} of persona {persona!r} has {n_positive[first]:.0f} positive and "
+            f"{n_negative[first]:.0f} negative statements; a pair is one of each: name each pair differently."
         )
-    return own["pair"].isin(counts.index[counts.min(axis=1) == 1])
+    return (named & (n_positive == 1) & (n_negative == 1))[codes]
 
 
-def _one_vs_rest(frame: pd.DataFrame, persona: str) -> Contrast:
-    positive = frame[frame["direction"] == "positive"]
-    own = positive[positive["persona"] == persona]
+def _one_vs_rest(frame: pd.DataFrame, persona: str, rows: np.ndarray) -> Contrast:
+    positive = (frame["direction"] == "positive").to_numpy()
+    own = rows[positive[rows]]
     if not len(own):
         raise ValueError(f"persona {persona!r} has no positive statements.")
-    topic = str(own["topic"].iloc[0])
-    rest = positive[(positive["topic"] == topic) & (positive["persona"] != persona)]
+    topic = str(frame["topic"].iloc[own[0]])
+    others = positive & (frame["topic"] == topic).to_numpy()
+    others[rows] = False
+    rest = np.flatnonzero(others)
     if not len(rest):
         raise ValueError(f"topic {topic!r} has no other persona to compare {persona!r} with; use contrast direction.")
-    return Contrast(persona, topic, rest.index.to_numpy(), own.index.to_numpy(), False)
+    return Contrast(persona, topic, rest, own, False)

@@ -97,7 +97,7 @@ def split_parts(statements: pd.DataFrame | xr.DataArray, *, share: float = 0.25,
         # A generator for each persona: what it is given does not depend on which others are there.
         generator = np.random.default_rng([rng, zlib.crc32(str(name).encode())])
         chosen = generator.permutation(names)[: round(share * len(names))]
-        part[unit.isin(chosen).to_numpy()] = "select"
+        part[units.index[units.isin(chosen)]] = "select"
     return part
 
 

@@ -178,6 +178,7 @@ def calibrate_labellings(
         "fingerprint": lm.fingerprint,
         "dtype": str(lm.dtype).removeprefix("torch."),
         "role": template.role,
+        **({"thinking": template.thinking} if template.thinking else {}),
         "template": [template.before, template.after],
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }

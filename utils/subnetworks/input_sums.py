@@ -52,7 +52,7 @@ def sum_inputs(
     totals: dict[str, torch.Tensor] = {}
     # Not inference_mode: only without it does a tensor know whether it was written to.
     with torch.no_grad(), tqdm(total=len(prompts), desc="calibration", disable=not progress) as bar:
-        for places in batch_rows([len(prompt.ids) for prompt in prompts], batch_size, lm.device):
+        for places in batch_rows(lm, [len(prompt.ids) for prompt in prompts], batch_size):
             rows = [prompts[place].ids for place in places]
             ids, mask = pad_right(rows, lm.device)
             with hook_inputs(modules, _Adder(totals, [len(row) for row in rows], counts[:, places])):

@@ -1,6 +1,7 @@
 """A persona's subnetwork: one bit a weight, what it was made from, and the model with all other weights cut."""
 
 import contextlib
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -211,6 +212,8 @@ class AppliedMask(PrunedWeights):
         """Go over to another mask of the same model."""
         if mask.config["fingerprint"] != self._fingerprint:
             raise ValueError("the mask was made for another model than the one that is masked; make it anew.")
+        if not math.isfinite(gamma):
+            raise ValueError(f"gamma is what weights are multiplied by, a finite number such as 0, and not {gamma}.")
         self.cut(mask.bits, gamma)
 
 

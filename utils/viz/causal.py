@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from utils.causal.effects import ASKED, CHECK, CLEAN, DENSE, MATCHED, RANDOM
-from utils.viz.style import NEGATIVE, NULL, POSITIVE, new_axes, short_name
+from utils.viz.style import NEGATIVE, NULL, POSITIVE, new_axes, persona_label
 
 _BLACK = "#222222"
 _LINES = {"scan": POSITIVE, "mean-difference": NEGATIVE, DENSE: "#009E73"}
@@ -205,4 +205,4 @@ def _drawn_effects(first: pd.Series, values: pd.DataFrame) -> dict[str, np.ndarr
 def _shorten(selector: str) -> str:
     if selector == ASKED:
         return "persona prompt, nothing changed"
-    return f"scan of {short_name(selector.removeprefix('scan of '))}" if selector.startswith("scan of") else selector
+    return f"scan of {persona_label(selector.removeprefix('scan of '))}" if selector.startswith("scan of") else selector

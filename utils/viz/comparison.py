@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 
 from utils.viz.layers import METRIC_LABELS
-from utils.viz.style import NULL, OKABE_ITO, new_axes, persona_grid, short_name
+from utils.viz.style import NULL, OKABE_ITO, as_label, new_axes, persona_grid, persona_label
 
 _COLOURS, _MARKERS, _LINES = OKABE_ITO[::-1], "os^Dv*", ("-", "--", ":")
 _FOUND = "#E69F00"
@@ -58,7 +58,7 @@ def plot_depth_curve(
         ax.fill_between(
             own["depth"], own[f"{metric}_low"], own[f"{metric}_high"], color=style["color"], alpha=0.15, lw=0
         )
-        ax.plot(own["depth"], own[metric], color=style["color"], ls=style["ls"], lw=1.4, label=name)
+        ax.plot(own["depth"], own[metric], color=style["color"], ls=style["ls"], lw=1.4, label=as_label(name))
         beyond = _stand_out(own, metric)
         ax.plot(own["depth"][beyond], own[metric][beyond], ".", color=style["color"], ms=4)
     ax.set(xlabel="relative depth (layer k of L at k/L)", ylabel=_LABELS[metric], xlim=(0, 1))
@@ -79,13 +79,13 @@ def plot_depth_curves(
         plot_depth_curve(own, metric=metric, studies=names, ax=ax)
         held = own["study"].nunique()
         note = f"\n(in {held} of {len(names)} studies)" if held < len(names) else ""
-        ax.set_title(short_name(persona) + note, fontsize=8)
+        ax.set_title(persona_label(persona) + note, fontsize=8)
         ax.set(xlabel="", ylabel="", xticks=[0, 0.5, 1])
         # Ends at the edge of a panel would run into those of its neighbour.
         ax.set_xticklabels(["0", "½", "1"])
     figure = axes.flat[0].figure
     handles = [
-        Line2D([], [], color=style["color"], ls=style["ls"], label=name)
+        Line2D([], [], color=style["color"], ls=style["ls"], label=as_label(name))
         for name, style in _style_studies(names).items()
     ]
     if metric == "accuracy":
@@ -124,7 +124,7 @@ def plot_verdicts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             ax.plot(rows["d"][at], place[at], ls="", marker=style["marker"], color=style["color"], mfc=face, ms=5)
         lost = rows["d"].isna().to_numpy()
         ax.plot(np.full(lost.sum(), 0.012), place[lost], "x", color=NULL, ms=4, transform=ax.get_yaxis_transform())
-    ax.set_yticks(np.arange(len(personas)), [short_name(name) for name in personas])
+    ax.set_yticks(np.arange(len(personas)), [persona_label(name) for name in personas])
     ax.set(
         xlabel="pair accuracy, last third − larger of first and middle third (95 % interval)",
         ylim=(len(personas) - 0.5, -0.5),
@@ -159,13 +159,14 @@ def plot_detection_map(table: pd.DataFrame, *, value: str = "p_adjusted", ax: Ax
     scale: dict[str, Any] = {"norm": LogNorm(low, high)} if is_p else {"vmin": low, "vmax": high}
     sns.heatmap(
         wide, ax=ax, cmap="cividis_r" if is_p else "cividis", annot=True,
-        fmt=".3f" if is_p else ".2f", annot_kws={"fontsize": 7}, cbar=False, linewidths=0.4, **scale,
+        fmt=".3f" if is_p else ".2f", annot_kws={"fontsize": 7}, cbar=False,
+        xticklabels=False, yticklabels=False, linewidths=0.4, **scale,
     )  # fmt: skip
     if is_p:
         row, column = np.nonzero(wide.to_numpy() <= 0.05)
         ax.plot(column + 0.88, row + 0.18, "o", color=_FOUND, ms=3.5, mec="white", mew=0.4)
-    ax.set_xticks(np.arange(len(studies)) + 0.5, studies, rotation=90, fontsize=8)
-    ax.set_yticks(np.arange(len(personas)) + 0.5, [short_name(name) for name in personas], rotation=0)
+    ax.set_xticks(np.arange(len(studies)) + 0.5, [as_label(name) for name in studies], rotation=90, fontsize=8)
+    ax.set_yticks(np.arange(len(personas)) + 0.5, [persona_label(name) for name in personas], rotation=0)
     ax.tick_params(left=False, bottom=False)
     ax.set(xlabel="", ylabel="")
     ax.set_title(label, fontsize=9)
@@ -196,7 +197,7 @@ def plot_study_overlaps(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             ax.plot(rows["jaccard"][at], place[at], ls="", marker=style["marker"], color=style["color"], mfc=face, ms=5)
         lost = rows["jaccard"].isna().to_numpy()
         ax.plot(np.full(lost.sum(), 0.012), place[lost], "x", color=NULL, ms=4, transform=ax.get_yaxis_transform())
-    ax.set_yticks(np.arange(len(pairs)), [f"{short_name(a)} – {short_name(b)}" for a, b in pairs], fontsize=8)
+    ax.set_yticks(np.arange(len(pairs)), [f"{persona_label(a)} – {persona_label(b)}" for a, b in pairs], fontsize=8)
     right = np.nanmax([0.05, *table["jaccard"], *table["expected_jaccard"]])
     ax.set(
         xlabel="Jaccard index of the two node sets", ylim=(len(pairs) - 0.5, -0.5), xlim=(-0.04 * right, 1.05 * right)
@@ -220,7 +221,7 @@ def _style_studies(studies: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def _study_handles(styles: dict[str, dict[str, Any]]) -> list[Line2D]:
     return [
-        Line2D([], [], color=style["color"], marker=style["marker"], ls="", ms=5, label=name)
+        Line2D([], [], color=style["color"], marker=style["marker"], ls="", ms=5, label=as_label(name))
         for name, style in styles.items()
     ]
 

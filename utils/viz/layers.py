@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from utils.viz.style import NEGATIVE, NULL, NULL_LABEL, POSITIVE, label_grid, new_axes, persona_grid, short_name
+from utils.viz.style import NEGATIVE, NULL, NULL_LABEL, POSITIVE, label_grid, new_axes, persona_grid, persona_label
 
 METRIC_LABELS = {
     "centroid_distance": "centroid distance (spreads)",
@@ -79,7 +79,7 @@ def plot_layer_curves(table: pd.DataFrame, *, metric: str = "silhouette", mark: 
     axes, panels = persona_grid(table, sharex=True, sharey=True, height=1.9)
     for persona, ax in panels.items():
         plot_layer_curve(table[table["persona"] == persona], metric=metric, mark=mark, ax=ax)
-        ax.set(title=short_name(persona), xlabel="", ylabel="")
+        ax.set(title=persona_label(persona), xlabel="", ylabel="")
     label_grid(axes, panels, xlabel="layer (residual stream after block)", ylabel=METRIC_LABELS[metric])
     return axes
 
@@ -91,11 +91,13 @@ def plot_layer_heatmap(
     personas = list(table["persona"].unique())
     wide = table.pivot(index="persona", columns="layer", values=metric).loc[personas]
     ax = ax if ax is not None else new_axes(9, 0.9 + 0.3 * len(wide))
-    sns.heatmap(wide, ax=ax, cmap="cividis", cbar_kws={"label": METRIC_LABELS[metric]}, rasterized=True)
+    sns.heatmap(
+        wide, ax=ax, cmap="cividis", cbar_kws={"label": METRIC_LABELS[metric]}, rasterized=True, yticklabels=False
+    )
     layers = list(wide.columns)
     step = max(1, len(layers) // 12)
     ax.set_xticks(np.arange(0, len(layers), step) + 0.5, layers[::step], rotation=0)
-    ax.set_yticks(np.arange(len(wide)) + 0.5, [short_name(name) for name in wide.index], rotation=0)
+    ax.set_yticks(np.arange(len(wide)) + 0.5, [persona_label(name) for name in wide.index], rotation=0)
     if mark in layers:
         ax.axvline(layers.index(mark), color="white", lw=1.2)
         ax.axvline(layers.index(mark) + 1, color="white", lw=1.2)
@@ -123,7 +125,7 @@ def plot_thirds(table: pd.DataFrame, *, metric: str = "pair accuracy", ax: Axes 
             ax.errorbar(
                 d, place[at], xerr=[d - low, high - d], fmt="o", color=colour, ms=5, lw=1.6, capsize=2, label=verdict
             )
-    ax.set_yticks(place, [short_name(name) for name in table["persona"]])
+    ax.set_yticks(place, [persona_label(name) for name in table["persona"]])
     ax.set(xlabel=f"{metric}, last third − larger of first and middle third (95 % interval)")
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_ylim(-0.6, len(table) - 0.4)
@@ -172,7 +174,7 @@ def plot_metric_maps(table: pd.DataFrame, *, mark: int | None = None) -> np.ndar
     axes, panels = persona_grid(table, sharex=True, sharey=True, height=2.0)
     for persona, ax in panels.items():
         plot_metric_map(table[table["persona"] == persona], mark=mark, ax=ax)
-        ax.set_title(short_name(persona), fontsize=9)
+        ax.set_title(persona_label(persona), fontsize=9)
         ax.tick_params(labelsize=7)
         ax.set_xlabel("")
     axes.flat[0].figure.supxlabel("layer (residual stream after block)", fontsize=9)
@@ -205,7 +207,7 @@ def plot_embeddings(points: pd.DataFrame, *, explained: dict[str, list[float]] |
     for persona, ax in panels.items():
         own = points[points["persona"] == persona].copy()
         own.attrs["explained"] = (explained or {}).get(persona)
-        plot_embedding(own, ax=ax, title=short_name(persona))
+        plot_embedding(own, ax=ax, title=persona_label(persona))
     label_grid(axes, panels, markerscale=2)
     return axes
 

@@ -7,7 +7,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from utils.viz.style import NEGATIVE, NULL, OKABE_ITO, POSITIVE, label_grid, new_axes, persona_grid, short_name
+from utils.viz.style import (
+    NEGATIVE,
+    NULL,
+    OKABE_ITO,
+    POSITIVE,
+    as_label,
+    label_grid,
+    new_axes,
+    persona_grid,
+    persona_label,
+)
 
 _POSITIONS = {"last": "last token of the prompt", "mean": "mean over the statement", "statement": "its last token"}
 _STYLES: dict[int, dict[str, Any]] = {
@@ -36,7 +46,7 @@ def plot_accuracy_curve(
     table = table if "position" in table else table.assign(position="last")
     ax.axhline(0.5, color=NULL, lw=1.2, label="chance")
     for i, (name, own) in enumerate(table.groupby("position", sort=False)):
-        style, label = _STYLES[i], _POSITIONS.get(str(name), str(name))
+        style, label = _STYLES[i], _POSITIONS.get(str(name), as_label(name))
         if i == 0:
             band = {"color": style["color"], "alpha": 0.2, "lw": 0, "label": "95 % interval"}
             ax.fill_between(own["layer"], own["accuracy_low"], own["accuracy_high"], **band)
@@ -61,7 +71,7 @@ def plot_accuracy_curves(
     for persona, ax in panels.items():
         own = None if onset is None else onset[onset["persona"] == persona]
         plot_accuracy_curve(table[table["persona"] == persona], onset=own, mark=mark, ax=ax)
-        ax.set(title=short_name(persona), xlabel="", ylabel="")
+        ax.set(title=persona_label(persona), xlabel="", ylabel="")
     label_grid(axes, panels, xlabel="layer (residual stream after block)", ylabel="pair accuracy")
     return axes
 
@@ -105,7 +115,7 @@ def plot_tests(table: pd.DataFrame, *, form: pd.DataFrame | None = None, ax: Axe
                 fontsize=8,
                 weight=weight,
             )
-    ax.set_yticks(place, [short_name(name) for name in table["persona"]])
+    ax.set_yticks(place, [persona_label(name) for name in table["persona"]])
     ax.set(
         xlabel="pair accuracy, leave-one-out (right: adjusted p-values)", xlim=(0.3, 1.0), ylim=(-0.6, len(table) - 0.4)
     )
@@ -134,7 +144,7 @@ def plot_power(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             ms=5,
             lw=1.5,
             capsize=2,
-            label=name,
+            label=as_label(name),
         )
     most = int(table["n_personas"].max())
     ax.axhline(most, color=NULL, ls=":", lw=1)

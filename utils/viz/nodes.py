@@ -17,7 +17,7 @@ from utils.viz.style import (
     label_grid,
     new_axes,
     persona_grid,
-    short_name,
+    persona_label,
 )
 
 
@@ -38,7 +38,7 @@ def plot_detection(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axvline(table["chance"].iloc[0], color=NULL, ls=":", label="precision of a random choice")
     for row, p_value in enumerate(table["p_value"]):
         ax.text(1.02, row, f"p = {p_value:.2g}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
-    ax.set_yticks(y, [short_name(name) for name in table["persona"]])
+    ax.set_yticks(y, [persona_label(name) for name in table["persona"]])
     ax.set(xlim=(0, 1.02), ylim=(len(table) - 0.5, -0.5), xlabel="precision and recall of the records a run returned")
     ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, frameon=False, fontsize=8)
     return ax
@@ -54,12 +54,16 @@ def plot_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     personas = list(scores["persona"].unique())
     ax = ax if ax is not None else new_axes(7.5, 1.2 + 0.42 * len(personas))
-    named = scores.assign(runs=scores["kind"].map({"mixed": "true sides", "null": "sides flipped"}))
+    # By number, as names could hold markup.
+    named = scores.assign(
+        persona=scores["persona"].map(personas.index),
+        runs=scores["kind"].map({"mixed": "true sides", "null": "sides flipped"}),
+    )
     sns.boxplot(
-        named, y="persona", x="score", hue="runs", hue_order=["true sides", "sides flipped"], order=personas,
+        named, y="persona", x="score", hue="runs", hue_order=["true sides", "sides flipped"], orient="h",
         palette={"true sides": POSITIVE, "sides flipped": NULL}, whis=(5, 95), fliersize=0, width=0.7, linewidth=0.9, ax=ax,
     )  # fmt: skip
-    ax.set_yticks(np.arange(len(personas)), [short_name(name) for name in personas])
+    ax.set_yticks(np.arange(len(personas)), [persona_label(name) for name in personas])
     ax.set(ylabel="", xlabel="scan score of a run (box: quartiles, whiskers: 5–95 %)")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return ax
@@ -88,7 +92,7 @@ def plot_node_profiles(profiles: pd.DataFrame, *, threshold: float | None = None
             ax.axhline(
                 threshold, color="black", ls="--", lw=0.9, label=f"least share for the node set ({threshold:.0%})"
             )
-        ax.set(title=short_name(persona), ylim=(0, 1.02), xlim=(1, own["rank"].max()))
+        ax.set(title=persona_label(persona), ylim=(0, 1.02), xlim=(1, own["rank"].max()))
     label_grid(axes, panels, xlabel="node, by rank", ylabel="share of runs that selected it")
     return axes
 
@@ -114,7 +118,7 @@ def plot_node_map(nodes: pd.DataFrame, n_nodes: int, *, ax: Axes | None = None) 
     width = max(1.2, 500 / n_nodes)
     shown = ax.scatter(node, row, c=image[row, node], marker="|", s=130, lw=width, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.hlines(np.arange(len(personas)), 0, n_nodes, color="#DDDDDD", lw=0.6, zorder=0)
-    ax.set_yticks(np.arange(len(personas)), [short_name(name) for name in personas])
+    ax.set_yticks(np.arange(len(personas)), [persona_label(name) for name in personas])
     ax.set(xlabel="node", xlim=(-0.01 * n_nodes, 1.01 * n_nodes), ylim=(max(1, len(personas)) - 0.5, -0.5))
     bar = ax.figure.colorbar(shown, ax=ax, pad=0.01, label="share of runs, by side")
     bar.set_ticks([-1, 0, 1], labels=["1, below", "0", "1, above"])
@@ -144,6 +148,8 @@ def plot_overlap(table: pd.DataFrame, *, value: str = "jaccard", level: float = 
         for a, b, p_value in zip(table["a"], table["b"], table["p_adjusted"], strict=True):
             if p_value <= level:
                 ax.plot(place[a] + 0.86, place[b] - 1 + 0.16, "o", color="#E69F00", ms=3.2, mec="white", mew=0.4)
-    ax.set_xticks(np.arange(len(names) - 1) + 0.5, [short_name(name) for name in names[:-1]], rotation=45, ha="right")
-    ax.set_yticks(np.arange(len(names) - 1) + 0.5, [short_name(name) for name in names[1:]], rotation=0)
+    ax.set_xticks(
+        np.arange(len(names) - 1) + 0.5, [persona_label(name) for name in names[:-1]], rotation=45, ha="right"
+    )
+    ax.set_yticks(np.arange(len(names) - 1) + 0.5, [persona_label(name) for name in names[1:]], rotation=0)
     return ax

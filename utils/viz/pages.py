@@ -22,9 +22,7 @@ NUMBERS: dict[str, Any] = {"float_format": "{:.3g}".format, "na_rep": "–"}
 _DPI = 150
 # Beside the figures of a folder: a digest of each.
 FIGURES = "figures.json"
-# A fixed salt, so that the same tables give the same files.
 _STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "personascope",
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -178,9 +176,11 @@ def is_page(path: Path) -> bool:
 
 def save_figure(figure: Figure, stem: Path) -> None:
     """Write a figure as ``<stem>.png`` and ``<stem>.svg``, without dates, each beside its place and then into it."""
-    for kind, options in {"png": {"dpi": _DPI}, "svg": {"metadata": {"Date": None}}}.items():
-        with write_beside(stem.with_name(f"{stem.name}.{kind}")) as beside:
-            figure.savefig(beside, format=kind, bbox_inches="tight", **options)
+    # Names inside an SVG are drawn at random unless they are salted: same seed, same bytes.
+    with plt.rc_context({"svg.hashsalt": "personascope"}):
+        for kind, options in {"png": {"dpi": _DPI}, "svg": {"metadata": {"Date": None}}}.items():
+            with write_beside(stem.with_name(f"{stem.name}.{kind}")) as beside:
+                figure.savefig(beside, format=kind, bbox_inches="tight", **options)
 
 
 def figure_of(drawn: Figure | Axes) -> Figure:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.layers.thirds import THIRDS, find_third
 from utils.patching.effects import CLAIMS
-from utils.viz.style import NEGATIVE, NULL, OKABE_ITO, POSITIVE
+from utils.viz.style import NEGATIVE, NULL, OKABE_ITO, POSITIVE, as_label
 
 COMPONENT_LABELS = {
     "resid": "residual stream",
@@ -99,13 +99,17 @@ def plot_group_attention(
     _, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax in axes.flat[len(heads) :]:
         ax.set_visible(False)
+    # Points beside each other; from a seed, so that a figure is the same each time.
+    jitter = np.random.default_rng(0)
     for (layer, head), ax in zip(heads, axes.flat, strict=False):
         own = attention[(attention["layer"] == layer) & (attention["head"] == head)]
+        place = own["group"].map(groups.index).to_numpy()
         sns.boxplot(
-            own, x=value, y="group", order=groups, color="#DDDDDD", fliersize=0, width=0.6, linewidth=0.8, ax=ax
+            x=own[value].to_numpy(), y=place, orient="h", color="#DDDDDD", fliersize=0, width=0.6, linewidth=0.8, ax=ax
         )
-        sns.stripplot(own, x=value, y="group", order=groups, color=NEGATIVE, size=2.6, alpha=0.8, jitter=0.2, ax=ax)
+        ax.plot(own[value], place + jitter.uniform(-0.2, 0.2, len(own)), "o", color=NEGATIVE, ms=2.6, alpha=0.8, mew=0)
         ax.set(xlabel="", ylabel="")
+        ax.set_yticks(range(len(groups)), [as_label(group) for group in groups])
         ax.set_title(f"layer {layer}, head {head}", fontsize=9)
         ax.tick_params(labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(3))

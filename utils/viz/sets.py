@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from utils.nodes.sets import NodeSet, membership
 from utils.viz.style import (
     OKABE_ITO,
-    short_name,
+    persona_label,
 )
 
 logger = logging.getLogger(__name__)
@@ -71,12 +71,12 @@ def plot_upset(sets: Mapping[str, NodeSet], *, max_intersections: int = 25, titl
             "an UpSet plot needs at least two node sets that are not empty; lower the frequency threshold."
         )
     smallest, missing = _cut(membership(filled).value_counts(), max_intersections)
-    if empty := [short_name(name) for name, held in sets.items() if not held]:
+    if empty := [persona_label(name) for name, held in sets.items() if not held]:
         missing.append(f"empty sets: {', '.join(empty)}")
     # Items as text: the library takes tuples apart.
     data = UpsetData.from_sets(
         [{f"{node}{sign:+d}" for node, sign in held} for held in filled.values()],
-        sets_names=[short_name(name) for name in filled],
+        sets_names=[persona_label(name) for name in filled],
     )
     plot = Upset(data, orient="h", min_cardinality=smallest, fontsize=9, size_scale=0.6, sort_subsets="-cardinality")
     pad: Any = 0.15  # inches; declared as a whole number by the library
@@ -116,7 +116,7 @@ def _cut(counts: pd.Series, max_intersections: int) -> tuple[int, list[str]]:
 
 
 def _label(name: str, held: NodeSet) -> str:
-    return f"{short_name(name)} ({len(held)})"
+    return f"{persona_label(name)} ({len(held)})"
 
 
 def _name_empty(labels: list[str], ax: Axes) -> None:

@@ -10,15 +10,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from utils.viz.labels import as_label, persona_label, short_name
+
+__all__ = [
+    "NEGATIVE", "NULL", "NULL_LABEL", "OKABE_ITO", "POSITIVE", "as_label", "label_grid", "new_axes", "persona_grid",
+    "persona_label", "short_name",
+]  # fmt: skip
+
 POSITIVE, NEGATIVE, NULL = "#D55E00", "#0072B2", "#8A8A8A"
 NULL_LABEL = "sides flipped, 5–95 %"
 
 OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00"]
-
-
-def short_name(persona: str) -> str:
-    """A persona's name as it fits beside an axis."""
-    return persona.removeprefix("subscribes-to-").replace("politically-", "")
 
 
 def new_axes(width: float, height: float) -> Axes:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from utils.viz.layers import plot_layer_curve
-from utils.viz.style import NEGATIVE, NULL, POSITIVE
+from utils.viz.style import NEGATIVE, NULL, POSITIVE, as_label
 
 _SCORE_COLOURS = {
     "wanda": NEGATIVE,
@@ -86,7 +86,7 @@ def plot_conditions(
         ax.plot(null, [len(own)] * len(null), "o", ms=4, color=NULL)
     ax.errorbar(own[value], places[: len(own)], xerr=errors, fmt="o", ms=4, lw=1.4, color=POSITIVE)
     ax.axvline(own[value].iloc[0], color=NULL, ls=":", lw=1.2)
-    ax.set_yticks(places, names)
+    ax.set_yticks(places, [as_label(name) for name in names])
     label = MEASURE_LABELS[measure]
     if change:
         label = "perplexity,\ntimes the baseline's" if measure == "perplexity" else f"change in\n{label}"
@@ -107,7 +107,7 @@ def plot_mask_overlap(tables: dict[str, pd.DataFrame], *, ax: Axes | None = None
     others = iter(["#56B4E9", "#E69F00", "#009E73", "#CC79A7"])
     for name, table in tables.items():
         colour = _SCORE_COLOURS[name] if name in _SCORE_COLOURS else next(others)
-        ax.plot(table["layer"], table["jaccard"], color=colour, lw=1.6, marker="o", ms=3, label=name)
+        ax.plot(table["layer"], table["jaccard"], color=colour, lw=1.6, marker="o", ms=3, label=as_label(name))
     expected = next(iter(tables.values()))
     ax.plot(expected["layer"], expected["expected_jaccard"], color=NULL, ls=":", lw=1.2, label="independent")
     ax.set(xlabel="block", ylabel="Jaccard index of the masks", ylim=(-0.03, 1.03))

@@ -10,7 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.axes import Axes
 
-from utils.viz.style import NEGATIVE, NULL, OKABE_ITO, POSITIVE, new_axes, short_name
+from utils.viz.style import NEGATIVE, NULL, OKABE_ITO, POSITIVE, as_label, new_axes, persona_label, short_name
 
 _BLACK = "#222222"
 _COLOURS = [*OKABE_ITO, _BLACK]
@@ -72,7 +72,7 @@ def plot_doses(doses: pd.DataFrame, *, personas: Sequence[str] | None = None, bo
     for place, name in enumerate(names):
         own = doses[doses["persona"] == name].sort_values("strength")
         colour, marker = _COLOURS[place % len(_COLOURS)], "os^Dv"[place // len(_COLOURS) % 5]
-        style = {"color": colour, "marker": marker, "ms": 3.5, "lw": 1.5, "label": short_name(name)}
+        style = {"color": colour, "marker": marker, "ms": 3.5, "lw": 1.5, "label": persona_label(name)}
         axes[0].plot(own["strength"], own["effect"], **style)
         axes[0].fill_between(own["strength"], own["low"], own["high"], color=colour, alpha=0.15, lw=0)
         axes[1].plot(own["strength"], own["perplexity_ratio"], **style)
@@ -111,7 +111,7 @@ def plot_turned(turned: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             )
         error = [[row["effect"] - row["low"]], [row["high"] - row["effect"]]]
         ax.errorbar(row["effect"], -place, xerr=error, fmt="o", color=POSITIVE, ms=5, lw=1.6, capsize=2)
-    ax.set_yticks(-np.arange(len(turned)), [short_name(name) for name in turned["persona"]])
+    ax.set_yticks(-np.arange(len(turned)), [persona_label(name) for name in turned["persona"]])
     ax.set(xlabel="change in preference (positive − negative)")
     ax.legend(frameon=False, fontsize=8)
     return ax
@@ -136,7 +136,7 @@ def plot_tokens(tokens: pd.DataFrame, *, persona: str, layer: int, ax: Axes | No
         rows = own[own["part"] == part]
         ax.plot(rows["place"], rows["projection"], "o", color=colour, ms=4, label=part)
     ax.set_xticks(own["place"], [_show(token) for token in own["token"]], rotation=90, fontsize=7)
-    ax.set(ylabel=f"projection on {short_name(persona)},\nlayer {layer} (residual lengths)", xlabel="")
+    ax.set(ylabel=f"projection on {persona_label(persona)},\nlayer {layer} (residual lengths)", xlabel="")
     ax.margins(x=0.01)
     ax.legend(frameon=False, fontsize=8)
     return ax
@@ -185,11 +185,10 @@ def plot_before_and_said(answers: pd.DataFrame, *, persona: str, layer: int, ax:
     own = answers[(answers["persona"] == persona) & (answers["layer"] == layer)]
     ax = ax if ax is not None else new_axes(4.6, 3.6)
     for place, (system, rows) in enumerate(own.groupby("system", sort=False)):
-        name = str(system) if len(str(system)) < 42 else f"{str(system)[:40]}…"
         colour = [NULL, POSITIVE, NEGATIVE, *OKABE_ITO[:4]][place % 7]
-        ax.plot(rows["before"], rows["said"], "o", ms=4.5, color=colour, label=name or "(none)")
+        ax.plot(rows["before"], rows["said"], "o", ms=4.5, color=colour, label=as_label(system) or "(none)")
     ax.set(xlabel="before speaking (last prompt token)", ylabel="said (mean over the answer)")
-    ax.set_title(f"projection on {short_name(persona)}, layer {layer}", fontsize=10)
+    ax.set_title(f"projection on {persona_label(persona)}, layer {layer}", fontsize=10)
     ax.legend(frameon=False, fontsize=7)
     return ax
 
@@ -206,8 +205,8 @@ def _draw_matrix(
 ) -> None:
     limit = limit if limit is not None else float(np.abs(values).max()) or 1.0
     image = ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    ax.set_xticks(range(len(columns)), [short_name(name) for name in columns], rotation=40, ha="right", fontsize=8)
-    ax.set_yticks(range(len(rows)), [short_name(name) for name in rows], fontsize=8)
+    ax.set_xticks(range(len(columns)), [persona_label(name) for name in columns], rotation=40, ha="right", fontsize=8)
+    ax.set_yticks(range(len(rows)), [persona_label(name) for name in rows], fontsize=8)
     for i, j in np.ndindex(values.shape):
         mark = "" if marks is None else marks[i, j]
         colour = "white" if abs(values[i, j]) > 0.6 * limit else _BLACK
@@ -224,4 +223,4 @@ def _pick(tokens: pd.DataFrame, persona: str, layer: int) -> pd.DataFrame:
 
 
 def _show(token: str) -> str:
-    return token.replace("\n", "⏎").replace("$", r"\$").strip() or "·"
+    return as_label(token.replace("\n", "⏎").strip()) or "·"

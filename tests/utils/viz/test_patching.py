@@ -77,7 +77,7 @@ def test_one_panel_a_head():
     table = pd.DataFrame(names, columns=["identity", "group", "layer", "head"]).assign(weighted=np.arange(24.0))
     axes = plot_group_attention(table, [(1, 0), (2, 1)])
     assert [ax.get_title() for ax in axes.flat] == ["layer 1, head 0", "layer 2, head 1"]
-    drawn = np.sort(np.concatenate([points.get_offsets()[:, 0] for points in axes.flat[0].collections]))
+    drawn = np.sort(np.concatenate([line.get_xdata() for line in axes.flat[0].lines if line.get_marker() == "o"]))
     np.testing.assert_allclose(drawn, table.query("layer == 1 and head == 0")["weighted"])
 
 
