@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -291,7 +291,7 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, st
     return closed
 
 
-def _run_template(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], **options: object) -> str | None:
+def _run_template(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], **options: Any) -> str | None:
     try:
         template = tokenizer.get_chat_template()
         if "strftime_now" in template:

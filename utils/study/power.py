@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -163,7 +163,7 @@ def _count_found(
 
 def _scan(h0: np.ndarray, h1: np.ndarray, **options: Any) -> float:
     n = fit_records(min(len(h0), len(h1)))
-    return detect(h0, h1, n_clean=n, n_anomalous=n, n_runs=20, **options).p_value
+    return cast(float, detect(h0, h1, n_clean=n, n_anomalous=n, n_runs=20, **options).p_value)
 
 
 _TESTS: dict[PowerTest, Callable[..., float]] = {
