@@ -125,6 +125,11 @@ COMMANDS = {
         --pairs 0|--pairs 999|--questions 0|--out {file}|--out {study}|--statements {nowhere}
         --model {nowhere}|--seed x
     """,
+    "power {study}": """
+        --layer 99|--layer x|--tests t|--tests ,|--sizes 0|--sizes x|--sizes 9999|--plant 2|--plant 2,x|--plant 99999,1
+        --draws 0|--permutations 1|--out {file}
+    """,
+    "power": "{nowhere}|{empty}|{broken_study}",
     CALIBRATE: "--other cold|--other warm|--pairs 0|--pairs 999|--statements {nowhere}|--model {nowhere}|--role nobody",
     "mask calibrate warm": "{study}|{file}/below --statements {statements}",
     BUILD: """
@@ -290,7 +295,7 @@ CALLS = {
     "separation_test, ridge": lambda lm, place: separation_test(H0, H1, ridge=-1.0),
     "node_test, a correction": lambda lm, place: node_test(H0, H1, correction="none"),
     "node_test, one statement": lambda lm, place: node_test(H0[:1], H1[:1]),
-    "calibrated_scan, permutations": lambda lm, place: calibrated_scan(H0, H1, n_permutations=0),
+    "calibrated_scan, permutations": lambda lm, place: calibrated_scan(H0, H1, n_permutations=-1),
     "runs, nowhere": lambda lm, place: ScanRuns.load(place / "nowhere.parquet"),
     "runs, no runs": lambda lm, place: ScanRuns.load(place / "file"),
     "read_runs, nowhere": lambda lm, place: read_runs(place / "nowhere"),

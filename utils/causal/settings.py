@@ -96,11 +96,11 @@ class CausalConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.strength == 0:
+            raise ValueError("a strength of 0 pushes nowhere; expected another number, such as 0.2.")
         for strength in (self.strength, *self.strengths):
-            if not math.isfinite(strength) or strength == 0:
-                raise ValueError(
-                    f"a strength of {strength} pushes nowhere; expected a number other than 0, such as 0.2."
-                )
+            if not math.isfinite(strength):
+                raise ValueError(f"strengths hold {strength}; expected finite numbers, such as 0.2.")
 
 
 def parse_check(text: str) -> Check:

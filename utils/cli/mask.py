@@ -103,6 +103,8 @@ def calibrate(
 
     if other and shuffle is not None:
         raise ValueError("--shuffle swaps the sides of one persona's pairs; give it without --other.")
+    if other == persona:
+        raise ValueError(f"--other is {persona!r} itself; expected another persona.")
     check_target(out)
     frame = load_statements(statements, [persona, *([other] if other else [])])
     frame = frame[draw_parts(frame, n_pairs=pairs, rng=seed) == "calibrate"]

@@ -24,6 +24,7 @@ from utils.statements.splits import draw_parts, shuffle_sides
 from utils.subnetworks.build import contrastive_masks, persona_mask
 from utils.subnetworks.calibration import Calibration, calibrate_labellings
 from utils.subnetworks.masks import PersonaMask
+from utils.subnetworks.selection import check_sparsity
 from utils.subnetworks.sparsity import choose_sparsity, sweep_sparsity
 from utils.viz.pages import write_figures
 from utils.viz.subnetworks import plot_conditions, plot_sweep
@@ -129,6 +130,7 @@ def run_subnetworks(
         The folder cannot be written to, or another process holds it.
     """
     folder = Path(out)
+    _check_config(config)
     personas = [config.persona, *([config.unrelated] if config.unrelated else [])]
     statements = statements[statements["persona"].isin(personas)].reset_index(drop=True)
     if missing := set(personas) - set(statements["persona"]):
@@ -170,6 +172,13 @@ def run_subnetworks(
         }
         record = stages.finish("subnetworks.json", record)
         return SubnetworksResult(folder, record, sweep, measured, summary)
+
+
+def _check_config(config: SubnetworksConfig) -> None:
+    if config.unrelated == config.persona:
+        raise ValueError(f"the unrelated persona is {config.persona!r} itself; expected another one.")
+    for sparsity in config.sparsities:
+        check_sparsity(sparsity)
 
 
 def open_subnetworks(folder: str | Path) -> SubnetworksResult:

@@ -59,16 +59,23 @@ class LanguageModel:
     @cached_property
     def n_heads(self) -> int:
         """Attention heads (query heads) a layer."""
-        n_heads = getattr(self.model.config.get_text_config(), "num_attention_heads", None)
+        n_heads = self._read_config("num_attention_heads")
         if not isinstance(n_heads, int):
             raise ValueError(f"{self.name} has no component heads: its config names no one number of attention heads.")
         return n_heads
+
+    def _read_config(self, name: str) -> Any:
+        config = self.model.config.get_text_config()
+        try:
+            return getattr(config, name, None)
+        except RuntimeError:  # transformers: the value differs by layer
+            return None
 
     @cached_property
     def n_kv_heads(self) -> int:
         """Key and value heads a layer; fewer than ``n_heads`` with grouped-query attention."""
         held = (self.anatomy.qkv_width / self.head_dim - self.n_heads) / 2
-        named = getattr(self.model.config.get_text_config(), "num_key_value_heads", None)
+        named = self._read_config("num_key_value_heads")
         if named is None:
             # Some configs do not tell, or have a number that the model does not use.
             return int(held)
@@ -88,7 +95,7 @@ class LanguageModel:
             The heads of the config do not divide the projection's input.
         """
         width = self.anatomy.head_width
-        named = getattr(self.model.config.get_text_config(), "head_dim", None) or width // self.n_heads
+        named = self._read_config("head_dim") or width // self.n_heads
         if width % self.n_heads:
             raise ValueError(
                 f"{self.name}: the config has {self.n_heads} heads, which do not divide the {width} inputs of "

@@ -304,7 +304,7 @@ def test_nothing_to_run(tiny, nothing):
 
 
 def test_empty_statement_is_refused(tiny):
-    with pytest.raises(ValueError, match="no token of the prompt belongs to ''"):
+    with pytest.raises(ValueError, match="statement number 2 is ''; expected a text that is not empty"):
         extract(tiny(), ["fine", ""], **QUIET)
 
 

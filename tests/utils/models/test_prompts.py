@@ -43,7 +43,7 @@ CHANGING = {
 }
 SHOWN = {
     "escapes": lambda text: str(escape(text)).strip(),
-    "as-json": lambda text: json.dumps(text, ensure_ascii=False),
+    "as-json": lambda text: json.dumps(text, ensure_ascii=False)[1:-1].strip(),
 }
 
 

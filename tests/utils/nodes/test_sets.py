@@ -157,7 +157,7 @@ def test_frequencies_list_the_nodes_that_were_selected():
 
 def test_frequencies_where_nothing_was_selected():
     table = node_frequencies({"a": build_runs([0, 0])})
-    assert list(table) == ["persona", "node", "sign", "frequency", "null_frequency", "p_value"]
+    assert list(table) == ["persona", "node", "sign", "frequency", "null_frequency", "p_value", "q_value"]
     assert table.empty
 
 

@@ -52,6 +52,7 @@ def test_every_test_counts_and_threads_change_nothing():
     assert describe_power(table[table["n"] == 40], paired=True) == ""
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_sizes_that_cannot_be_drawn():
     values, contrasts = personas(1.0)
     with pytest.raises(ValueError, match=r"unknown tests \['t'\]; expected one or more of separation, calibrated"):
