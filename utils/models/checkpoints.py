@@ -212,7 +212,9 @@ def explain_missing(name: str, source: str, error: OSError) -> OSError:
     if Path(source).is_dir():
         return FileNotFoundError(f"the model folder {source} is not complete: {first_line(error)}")
     text = str(error).replace(name, "")
-    if "gated" in text.lower() or "401" in text or "403" in text:
+    # A repository that is not there is answered with a 401, too.
+    unknown = "repository not found" in text.lower()
+    if "gated" in text.lower() or (not unknown and ("401" in text or "403" in text)):
         return PermissionError(
             f"{name} is gated: accept its licence on its hub page, then run `hf auth login` or set HF_TOKEN."
         )

@@ -9,6 +9,7 @@ import transformers
 from huggingface_hub.errors import GatedRepoError
 from tiny import ARCHITECTURES, VOCABULARY, make_lm, make_model, make_tokenizer, randomise
 
+import utils.models.checkpoints
 from utils.activations.extraction import extract
 from utils.models.anatomy import find_blocks
 from utils.models.checkpoints import convert_gguf, default_gguf
@@ -317,6 +318,7 @@ def test_gated_model_says_what_to_do(monkeypatch, llama, source):
         text = f"You are trying to access a gated repo.\nMake sure to have access to it at the page of {name}.\n"
         raise OSError(text + "401 Client Error.") from cause
 
+    monkeypatch.setattr(utils.models.checkpoints, "_check_reachable", lambda _name: None)
     for name, part in parts.items():
         load = part.from_pretrained
         local = gated if name == source else lambda _name, load=load, **options: load(str(llama), **options)
