@@ -177,8 +177,8 @@ def about_nodes(study: Study) -> tuple[str, pd.DataFrame]:
     """How the nodes section is read, and its table."""
     about = (
         f"A node set holds the nodes that at least {study.config['threshold']:.0%} of the runs selected, and more often than "
-        "flipped sides select them (p ≤ 0.05, node by node, not corrected: the null node set is what this gives "
-        "without an effect). "
+        "flipped sides select them (p ≤ 0.05, node by node: the null node set is what this gives "
+        f"without an effect). {_describe_corrected(study)} "
         f"{_describe_rules(study)} Below, each set is compared with equally large ones by simpler "
         "methods on the same statements (Jaccard over node and side; in brackets what flipped sides give); t-test nodes: how "
         "many a t-test at each node finds (adjusted p ≤ 0.05)."
@@ -208,6 +208,16 @@ def about_nodes(study: Study) -> tuple[str, pd.DataFrame]:
         )
     table = table.reset_index()
     return about, table.assign(persona=table["persona"].map(short_name))
+
+
+def _describe_corrected(study: Study) -> str:
+    """How many nodes of the sets remain after correction over all nodes."""
+    sizes = study.detection.set_index("persona")[["node_set", "node_set_corrected"]]
+    least, most = sizes["node_set_corrected"].min(), sizes["node_set_corrected"].max()
+    return (
+        f"Corrected over all nodes (q ≤ 0.05, the false discovery rate under flips; q_value in nodes.parquet), {least} to {most} "
+        f"of the {sizes['node_set'].min()} to {sizes['node_set'].max()} nodes a persona remain."
+    )
 
 
 def _describe_rules(study: Study) -> str:
