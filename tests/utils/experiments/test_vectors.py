@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from utils.experiments.vectors import (
     run_vectors,
 )
 from utils.study.results import key_of_study
+from utils.vectors.export import read_gguf
 from utils.vectors.settings import VectorsConfig
 from utils.viz.pages import read_section
 
@@ -66,8 +68,10 @@ def test_figures_section_and_export(wired, result):
     assert held["study"] == key_of_study(study)
     assert {path.stem for path, _ in section.figures} == {"turned", "doses", "cosines", "interference"}
     assert all(path.exists() for path, _ in section.figures)
-    (path,) = export_vectors(lm, result) if result.layer > 1 else (None,)
-    assert path is None or path.stat().st_size > 0
+    at_two = replace(result, record={**result.record, "layer": 2})  # 1 may be chosen, and llama.cpp takes none for it
+    (path,) = export_vectors(lm, at_two)
+    own, written = (vectors.at(2).values.ravel() for vectors in (result.vectors[PERSONA], read_gguf(path, lm)))
+    np.testing.assert_allclose(written / np.linalg.norm(written), own / np.linalg.norm(own), atol=1e-6)
     assert json.loads((result.folder / "vectors.json").read_text())["layer"] == result.layer
 
 
