@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 Thinking = Literal["", "switched off", "closed"]
 
+_TOGETHER = 1024  # texts that are tokenised at once
 # A private-use character: no template and no statement holds it.
 _MARK = "\ue000"
 # What templates are known to change in a text: blanks at its ends, line ends, what HTML and JSON escape, ends of thoughts.
@@ -217,18 +218,25 @@ def encode_texts(
     """
     if not tokenizer.is_fast:
         raise ValueError("this tokenizer does not report where its tokens lie; a fast tokenizer is needed.")
-    batch = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     leading = _leading_tokens(tokenizer)
     prompts = []
-    for text, (first, last), ids, offsets in zip(
-        texts, spans, batch["input_ids"], batch["offset_mapping"], strict=True
-    ):
-        inside = [i for i, (begin, end) in enumerate(offsets) if begin < last and end > first and end > begin]
-        if not inside:
-            raise ValueError(f"no token of the prompt belongs to {text[first:last]!r}.")
-        missing = _missing_tokens(leading, tuple(ids))
-        shift = len(missing)
-        prompts.append(Prompt((*missing, *ids), inside[0] + shift, inside[-1] + 1 + shift))
+    for start in range(0, len(texts), _TOGETHER):  # all at once would hold the offsets of every token
+        part = list(texts[start : start + _TOGETHER])
+        batch = tokenizer(
+            part,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        own = zip(part, spans[start : start + _TOGETHER], batch["input_ids"], batch["offset_mapping"], strict=True)
+        for text, (first, last), ids, offsets in own:
+            inside = [i for i, (begin, end) in enumerate(offsets) if begin < last and end > first and end > begin]
+            if not inside:
+                raise ValueError(f"no token of the prompt belongs to {text[first:last]!r}.")
+            missing = _missing_tokens(leading, tuple(ids[: len(leading)]))
+            shift = len(missing)
+            prompts.append(Prompt((*missing, *ids), inside[0] + shift, inside[-1] + 1 + shift))
     return prompts
 
 
