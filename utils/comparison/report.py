@@ -114,9 +114,9 @@ def _render(comparison: Comparison, figures: Mapping[str, tuple[str, str]], fold
     for title, about in _ABOUT.items():
         drawn = [(folder / f"{name}.png", caption) for name, (section, caption) in figures.items() if section == title]
         notes = [] if sections else list_notes(comparison)
-        sections.append(Section(title, about, _to_html(tables.get(title)), drawn, notes))
+        sections.append(Section(title, about, _to_html(tables.get(title)), drawn, notes, unfolded=True))
     names = ", ".join(comparison.studies)
-    return render_page(names, f"Studies side by side: {names}", sections, wrap=True)
+    return render_page(names, f"Studies side by side: {names}", sections, folder=folder.parent, wrap=True)
 
 
 def _to_html(table: pd.DataFrame | None) -> str:

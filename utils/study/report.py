@@ -10,11 +10,51 @@ from utils.intervals import LEVEL
 from utils.records import replace_text
 from utils.study.figures import list_figures
 from utils.study.results import Study, key_of_study
-from utils.study.summary import list_warnings, result_table, span, summarise_study
+from utils.study.summary import (
+    describe_personas,
+    lead_sentence,
+    list_warnings,
+    result_table,
+    span,
+    summarise_study,
+)
 from utils.viz.pages import NUMBERS, Section, read_section, render_page, table_html
 from utils.viz.style import short_name
 
 logger = logging.getLogger(__name__)
+
+# The tables behind each section.
+_FILES = {
+    "Personas": ("detection", "localization", "onset", "form", "power"),
+    "Layers": ("layers", "layer_stability", "thirds", "topics"),
+    "Scan": ("detection", "paper"),
+    "Nodes": ("nodes", "agreement", "recurrence", "selectors", "node_stability"),
+    "Overlap": ("overlap",),
+}
+_GLOSSARY = {
+    "H1, H0": "The statements a persona would make, and those it would not (with one-vs-rest: those of the other "
+    "personas of its topic).",
+    "Layer k": "The residual stream after block k, before the final norm; layer 0 is what enters the first block.",
+    "Pair accuracy": "Share of the pairs of which a rule that was fitted to all other pairs knows the persona's statement; 0.5 "
+    "is chance.",
+    "Effect: tiny, small, medium, large": "By pair accuracy, up to 0.58, 0.69, 0.79 and above: where the mean "
+    "difference within pairs is 0.2, 0.5 and 0.8 standard deviations of a normal distribution, Cohen's bounds.",
+    "Form": "Length, punctuation and function words of a statement, without its meaning; what they alone tell is the "
+    "baseline.",
+    "Flipped sides": "The two statements of each pair exchanged at random: what a test or a scan gives where there is no "
+    "persona.",
+    "p, adjusted p": "Share of flips that give at least as much, (1 + number) / (1 + flips); adjusted over the personas "
+    "(Benjamini–Hochberg).",
+    "Separation": "The test that belongs to pair accuracy: do the differences within pairs point one way?",
+    "Subset scan; bj, hc, ks": "DeepScan's search for records and nodes that are unusual together, by the score "
+    "of Berk and Jones, Higher Criticism or Kolmogorov and Smirnov.",
+    "Calibrated scan": "A scan over the tests of single nodes whose scores are calibrated by flips, so that correlated nodes do "
+    "not mislead it.",
+    "Node set": "Nodes with their side that most runs select, and more often than flips do; null set: what the same rule "
+    "gives under flips.",
+    "Onset": "First layer with 90 % of a persona's largest gain in pair accuracy over chance, where it is told apart at "
+    "all.",
+}
 
 
 def write_report(study: Study) -> None:
@@ -32,14 +72,20 @@ def write_report(study: Study) -> None:
         about, table = describe(study)
         drawn = [entry for entry in entries if entry.section == title]
         figures = [(study.folder / "figures" / f"{entry.name}.png", entry.caption) for entry in drawn]
-        sections.append(Section(title, about, "" if table is None else table_html(table, **NUMBERS), figures))
+        shown = "" if table is None else table_html(table, **NUMBERS)
+        files = [f"{name}.parquet" for name in _FILES[title] if (study.folder / f"{name}.parquet").exists()]
+        sections.append(Section(title, about, shown, figures, files=files, unfolded=title == "Personas"))
     model = study.record["activations"]["model"]
     html = render_page(
         model,
         f"Personas in {model}",
         [*sections, *_added_sections(study)],
+        folder=study.folder,
+        lead=[lead_sentence(study)],
+        findings=describe_personas(study),
         summary=summarise_study(study),
         warnings=list_warnings(study),
+        glossary=_GLOSSARY,
         configuration=_configuration(study.record),
     )
     replace_text(study.folder / "report.html", html)

@@ -1,12 +1,15 @@
 """What a study found: one table, and a few sentences; p-values count after correction everywhere."""
 
 import pandas as pd
+from scipy.stats import norm
 
 from utils.intervals import LEVEL
 from utils.statements.form import FORM_LIMIT
+from utils.statements.names import short_name
 from utils.study.power import describe_power
 from utils.study.results import Study
-from utils.viz.style import short_name
+
+_SCANS = {"the subset scan": "scan", "the calibrated scan": "calibrated"}
 
 
 def result_table(study: Study) -> pd.DataFrame:
@@ -23,6 +26,41 @@ def result_table(study: Study) -> pd.DataFrame:
     return table.rename(columns={"p_adjusted": "scan_p_adjusted"}).rename(columns=lambda name: name.replace("_", " "))
 
 
+def lead_sentence(study: Study) -> str:
+    """How many personas the study found, by the test that comes first."""
+    table = study.detection[study.detection["layer"] == study.best_layer].set_index("persona")
+    lead = _count(f"At layer {study.best_layer}, the two sides are told apart for", table, "separation_p_adjusted")
+    return f"{lead} Persona by persona, from the one that is read best:"
+
+
+def describe_personas(study: Study) -> list[tuple[str, str]]:
+    """What was found of each persona, by name and in a sentence, from the highest pair accuracy down."""
+    table = result_table(study).sort_values(["accuracy", "persona"], ascending=[False, True])
+    described = []
+    for row in table.to_dict("records"):
+        p_value = row["separation p adjusted"]
+        told = "told apart" if p_value <= LEVEL else "not told apart"
+        parts = [
+            f"{told} (adjusted p = {p_value:.2g}), {_size_in_words(row['accuracy'])} effect: accuracy {row['accuracy']:.2f} "
+            f"({row['accuracy low']:.2f} to {row['accuracy high']:.2f})"
+        ]
+        if study.record["has_texts"]:
+            parts.append(f"form alone {row['form accuracy']:.2f}")
+        if pd.notna(row["onset"]):
+            parts.append(f"from layer {row['onset']:.0f}")
+        found = [name for name, key in _SCANS.items() if row[f"{key} p adjusted"] <= LEVEL]
+        parts.append(f"found by {' and '.join(found)}" if found else "found by no scan")
+        parts.append(f"{row['n bh']} nodes with 5 % false ones" if row["n bh"] else "no single node")
+        described.append((row["persona"], "; ".join(parts) + "."))
+    return described
+
+
+def _size_in_words(accuracy: float) -> str:
+    """An effect by pair accuracy: Cohen's bounds 0.2, 0.5 and 0.8 of a normal difference are accuracies of Φ(d)."""
+    bounds = {0.2: "a tiny", 0.5: "a small", 0.8: "a medium"}
+    return next((word for size, word in bounds.items() if accuracy <= norm.cdf(size)), "a large")
+
+
 def summarise_study(study: Study) -> list[str]:
     """What the study found, a sentence or two a stage: separation, form, onset, scan and nodes, power."""
     table = study.detection[study.detection["layer"] == study.best_layer].set_index("persona")
@@ -33,8 +71,7 @@ def summarise_study(study: Study) -> list[str]:
         f"({span(sizes['select_h1'])} {unit} a "
         f"persona): it has the best mean rank of pair accuracy over personas. Everything below is from the test part "
         f"({span(sizes['test_h1'])} {unit} a persona), and every p-value is adjusted (Benjamini–Hochberg over personas).",
-        _count("The two sides are told apart for", table, "separation_p_adjusted")
-        + f" Pair accuracy, leave-one-out, is {table['accuracy'].min():.2f} to {table['accuracy'].max():.2f} (0.5 is chance)"
+        f"Pair accuracy, leave-one-out, is {table['accuracy'].min():.2f} to {table['accuracy'].max():.2f} (0.5 is chance)"
         + (
             f"; the form of the statements alone gives {study.form['form_accuracy'].min():.2f} to "
             f"{study.form['form_accuracy'].max():.2f}."

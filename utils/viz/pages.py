@@ -2,11 +2,13 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import matplotlib
@@ -37,8 +39,11 @@ _PAGE = """<!doctype html>
 <style>
   body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
   h1 { font-size: 1.7rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-  figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #444; font-size: .92rem; }
+  a { color: #0b5394; } nav { margin: 1rem 0; } nav a { margin-right: 1rem; white-space: nowrap; }
+  ul.found { padding-left: 1.2rem; } ul.found li { margin: .15rem 0; font-size: .94rem; } dt { font-weight: 600; }
+  figure { margin: 1.5rem 0; overflow-x: auto; } img { max-width: 100%; } figcaption { color: #444; font-size: .92rem; }
   .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; }
+  summary { cursor: pointer; color: #444; margin: .6rem 0; } .files { font-size: .88rem; }
 {%- if wrap %}
   th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
 {%- else %}
@@ -47,28 +52,49 @@ _PAGE = """<!doctype html>
 {%- endif %}
   .warn { background: #fff3d6; border-left: 4px solid #e69f00; padding: .6rem 1rem; }
   pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .8rem; }
+  @media (max-width: 40rem) { h1 { font-size: 1.35rem; } figure img { max-width: none; width: 44rem; } }
 </style>
 </head>
 <body>
 <h1>{{ heading }}</h1>
-{% for sentence in summary %}<p>{{ sentence }}</p>
+{% for sentence in lead %}<p>{{ sentence }}</p>
 {% endfor %}
+{% if findings %}<ul class="found">
+{% for name, sentence in findings %}<li><b>{{ name }}</b>: {{ sentence }}</li>
+{% endfor %}</ul>
+{% endif %}
 {% for sentence in warnings %}<p class="warn">{{ sentence }}</p>
 {% endfor %}
+<nav aria-label="Contents">{% if summary %}<a href="#in-words">In words</a> {% endif %}
+{%- for section in sections %}<a href="#{{ section.anchor }}">{{ section.title }}</a> {% endfor %}
+{%- if glossary %}<a href="#glossary">Glossary</a> {% endif %}
+{%- if configuration %}<a href="#configuration">Configuration</a>{% endif %}</nav>
+{% if summary %}<h2 id="in-words">In words</h2>
+{% for sentence in summary %}<p>{{ sentence }}</p>
+{% endfor %}{% endif %}
 {% for section in sections %}
-<h2>{{ section.title }}</h2>
+<h2 id="{{ section.anchor }}">{{ section.title }}</h2>
 <p>{{ section.about }}</p>
-{% if section.table %}<div class="scroll">{{ section.table | safe }}</div>{% endif %}
+{% if section.table %}<details{% if section.unfolded %} open{% endif %}><summary>Table</summary>
+<div class="scroll" tabindex="0">{{ section.table | safe }}</div></details>{% endif %}
+{% if section.files %}<p class="files">Every number:
+{%- for file in section.files %} <a href="{{ file }}">{{ file }}</a>{{ "," if not loop.last }}{% endfor %}</p>{% endif %}
 {% for sentence in section.warnings %}<p class="warn">{{ sentence }}</p>
 {% endfor %}
 {% for path, caption in section.figures %}
-<figure><img src="data:image/png;base64,{{ inline(path) }}" alt="{{ path.stem }}"><figcaption>{{ caption }}</figcaption></figure>
+<figure><a href="{{ link(path) }}"><img src="data:image/png;base64,{{ inline(path) }}" alt="{{ caption }}"></a>
+<figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 {% endfor %}
+{% if glossary %}
+<h2 id="glossary">Glossary</h2>
+<dl>{% for word, meaning in glossary.items() %}<dt>{{ word }}</dt><dd>{{ meaning }}</dd>
+{% endfor %}</dl>
+{% endif %}
 {% if configuration %}
-<h2>Configuration</h2>
+<h2 id="configuration">Configuration</h2>
 <p>Caution: the statements include views that many people find offensive; they are there to be located, not endorsed.</p>
-<pre>{{ configuration }}</pre>
+<details><summary>Options, model and versions</summary><pre>{{ configuration }}</pre></details>
 {% endif %}
 </body>
 </html>
@@ -87,6 +113,10 @@ class Section:
         PNG files, each with one sentence of reading.
     warnings
         Below the table.
+    files
+        Tables on disk that hold the numbers, relative to the page.
+    unfolded
+        Whether the table is shown before it is asked for.
     """
 
     title: str
@@ -94,6 +124,13 @@ class Section:
     table: str = ""
     figures: Sequence[tuple[Path, str]] = ()
     warnings: Sequence[str] = ()
+    files: Sequence[str] = ()
+    unfolded: bool = False
+
+    @property
+    def anchor(self) -> str:
+        """What a link to the section names."""
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
 def render_page(
@@ -101,22 +138,42 @@ def render_page(
     heading: str,
     sections: Iterable[Section],
     *,
+    folder: Path,
+    lead: Sequence[str] = (),
+    findings: Sequence[tuple[str, str]] = (),
     summary: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    glossary: Mapping[str, str] | None = None,
     configuration: str = "",
     wrap: bool = False,
 ) -> str:
-    """One HTML file with everything inline, which opens from disk; ``wrap``: tables hold sentences and not numbers."""
+    """One HTML file with everything inline, which opens from disk.
+
+    Parameters
+    ----------
+    folder
+        Where the page will be: figures are links to their SVG, relative to it.
+    lead, findings
+        The first screen: sentences, and then a name and a sentence each.
+    summary
+        Sentences after the contents.
+    wrap
+        Tables hold sentences and not numbers.
+    """
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     return page.render(
         title=title,
         heading=heading,
         sections=list(sections),
+        lead=lead,
+        findings=findings,
         summary=summary,
         warnings=warnings,
+        glossary=glossary,
         configuration=configuration,
         wrap=wrap,
         inline=lambda path: base64.b64encode(path.read_bytes()).decode(),
+        link=lambda path: quote(path.with_suffix(".svg").relative_to(folder).as_posix()),
     )
 
 

@@ -442,10 +442,14 @@ def test_the_page_is_whole_in_itself_and_begins_with_what_is_not_the_same(compar
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "<b>" not in page
     assert "&lt;b&gt;two" in page
-    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) == len(list((tmp_path / "out" / "figures").glob("*.svg"))) >= 4
+    drawn = {f"figures/{path.name}" for path in (tmp_path / "out" / "figures").glob("*.svg")}
+    assert len(drawn) >= 4
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == len(drawn)
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert page.index("without beta") < page.index("<h2>Studies</h2>") < page.index("<img")
+    anchors = {f"#{anchor}" for anchor in re.findall(r'id="([^"]*)"', page)}
+    assert drawn < set(re.findall(r'href="([^"]*)"', page)) <= drawn | anchors
+    assert page.index("without beta") < page.index('<h2 id="studies">') < page.index("<img")
 
 
 def test_writing_again_gives_the_same_files_and_drops_old_figures(comparison, make, tmp_path):

@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -89,9 +90,16 @@ def read_page(study):
 
 def test_everything_is_inline(study):
     page = read_page(study)
-    sources = find_addresses(page)
+    sources = [attrs["src"] for _, attrs in page.tags if "src" in attrs]
     assert sources
     assert all(source.startswith("data:image/png;base64,") for source in sources)
+    # What is linked and not loaded is a place of the page, or a file beside it.
+    anchors = {f"#{attrs['id']}" for _, attrs in page.tags if "id" in attrs}
+    links = {attrs["href"] for _, attrs in page.tags if "href" in attrs}
+    assert set(find_addresses(page)) == links | set(sources)
+    assert anchors <= links
+    assert all(link in anchors or (study.folder / unquote(link)).is_file() for link in links)
+    assert {"detection.parquet", "figures/tests.svg"} <= links
     assert not {tag for tag, _ in page.tags} & {"link", "script", "iframe", "object", "embed", "base"}
     text = (study.folder / "report.html").read_text()
     assert not re.findall(r"https?://|url\(|@import|file:", re.sub(r"base64,[^\"]*", "", text))
@@ -119,7 +127,7 @@ def test_names_are_escaped(study):
 def test_states_the_layer_and_how_many_are_detected(study):
     text = read_page(study).text
     assert f"Layer {study.best_layer} of 1 was chosen" in text
-    assert f"The two sides are told apart for 1 of 2 personas (adjusted p ≤ 0.05); not {NASTY}." in text
+    assert f"the two sides are told apart for 1 of 2 personas (adjusted p ≤ 0.05); not {NASTY}." in text
     assert "The subset scan finds 1 of 2 personas" in text
     assert "6 H1 statements a persona" in text
     assert "18 H1 statements a persona" in text
@@ -143,11 +151,36 @@ def test_few_statements_without_pairs_are_said_to_be_so(study):
 
 def test_has_the_sections_and_the_configuration(study):
     page = read_page(study)
-    headings = re.findall(r"<h2>(.*?)</h2>", (study.folder / "report.html").read_text())
-    assert headings == ["Personas", "Layers", "Scan", "Nodes", "Overlap", "Configuration"]
+    headings = re.findall(r"<h2.*?>(.*?)</h2>", (study.folder / "report.html").read_text())
+    assert headings == ["In words", "Personas", "Layers", "Scan", "Nodes", "Overlap", "Glossary", "Configuration"]
     for line in ("permutations: 39", "seed: 0", "tail: auto", f"model: {study.record['activations']['model']}"):
         assert line in page.text
     assert "offensive" in page.text
+
+
+def test_the_first_screen_tells_of_each_persona_what_was_found(study, altered):
+    """Before the contents, the persona that is read best first; the one without an effect is there, too."""
+    text = (study.folder / "report.html").read_text()
+    first = parse(text[: text.index("<nav")]).text
+    row = study.detection.set_index("persona").loc["alpha"]
+    assert f"alpha : told apart (adjusted p = {row['separation_p_adjusted']:.2g}), a large effect" in first
+    assert f"accuracy {row['accuracy']:.2f} ({row['accuracy_low']:.2f} to {row['accuracy_high']:.2f})" in first
+    assert first.index("alpha :") < first.index(f"{NASTY} : not told apart")
+    assert "found by no scan" in first
+    assert "form alone" not in first
+    assert "form alone 0.52" in altered(record={"has_texts": True}, form=form_of(study, [0.5, 0.52])).text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_effects_are_named_by_what_a_normal_difference_would_be(altered, study, seed):
+    """Accuracies that normal differences of known size have, drawn; Cohen's words belong to these sizes."""
+    draws = np.random.default_rng(seed).normal(size=200_000)
+    sizes = [(draws + size > 0).mean() for size in (0.15, 0.45)]
+    words = re.findall("a (tiny|small) effect", altered(detection=study.detection.assign(accuracy=sizes)).text)
+    assert words == ["small", "tiny"]
+    sizes = [(draws + size > 0).mean() for size in (0.75, 0.85)]
+    words = re.findall("a (medium|large) effect", altered(detection=study.detection.assign(accuracy=sizes)).text)
+    assert words == ["large", "medium"]
 
 
 def form_of(study, accuracies):
