@@ -19,7 +19,8 @@ from utils.activations.layout import create_store, restore_metadata
 from utils.activations.store import open_existing, open_store
 from utils.folders import check_room, hold_store
 from utils.records import key_of
-from utils.statements.load import check_names, topic_of
+from utils.statements.load import topic_of
+from utils.statements.names import find_names
 
 _NAME = re.compile(r"(?P<persona>.+)[_.-](?P<direction>positive|negative)\.npy")
 
@@ -48,8 +49,8 @@ def store_arrays(
     if not found:
         raise ValueError(f"{folder} holds no files called <persona>_positive.npy and <persona>_negative.npy.")
     if personas is not None:
-        check_names("persona", personas, [persona for persona, _ in found])
-        found = {key: path for key, path in found.items() if key[0] in personas}
+        names = find_names("persona", personas, [persona for persona, _ in found])
+        found = {key: path for key, path in found.items() if key[0] in names}
     arrays = {key: _load(path) for key, path in found.items()}
     shapes = {(array.shape[0], array.shape[2]) for array in arrays.values()}
     if len(shapes) > 1:

@@ -97,16 +97,20 @@ def calibrate(
     """Watch what a persona's statements put into every linear layer."""
     from utils.models.load import load_model
     from utils.statements.load import load_statements
+    from utils.statements.names import find_names
     from utils.statements.splits import draw_parts, shuffle_sides
     from utils.subnetworks.build import calibrate as watch
     from utils.subnetworks.linears import coverage
 
     if other and shuffle is not None:
         raise ValueError("--shuffle swaps the sides of one persona's pairs; give it without --other.")
-    if other == persona:
-        raise ValueError(f"--other is {persona!r} itself; expected another persona.")
     check_target(out)
     frame = load_statements(statements, [persona, *([other] if other else [])])
+    (persona,) = find_names("persona", [persona], frame["persona"])
+    if other:
+        (other,) = find_names("persona", [other], frame["persona"])
+    if other == persona:
+        raise ValueError(f"--other is {persona!r} itself; expected another persona.")
     frame = frame[draw_parts(frame, n_pairs=pairs, rng=seed) == "calibrate"]
     own = frame[frame["persona"] == persona]
     positive = own[own["direction"] == "positive"]
@@ -200,6 +204,7 @@ def evaluate(
         check_folder(out)
     read = {name: PersonaMask.load(path) for name, path in _name_files(masks).items()}
     frame = load_statements(statements, [persona])
+    (persona,) = frame["persona"].unique()
     part = draw_parts(frame, n_pairs=pairs, rng=seed)
     known = frame[(part == "calibrate") & (frame["direction"] == "positive")]["statement"]
     lm = load_model(model, device=device, dtype=dtype)

@@ -48,6 +48,7 @@ from utils.nodes.sets import NodeSet
 from utils.records import key_of, write_frame
 from utils.responses.wording import persona_prompt
 from utils.statements.contrasts import find_contrasts, restrict
+from utils.statements.names import find_names
 from utils.statements.splits import HeldOut, hold_out, split_parts
 from utils.study.results import Study, key_of_study
 from utils.study.settings import StudyConfig, needed_h0, scan_options
@@ -269,8 +270,7 @@ def complete_config(config: CausalConfig, lm: LanguageModel, study: Study) -> Ca
     persona = config.persona
     if persona is None:
         persona = rank_personas(study)[0]
-    if persona not in study.personas:
-        raise ValueError(f"the study has no persona {persona!r}; it has {', '.join(study.personas)}.")
+    (persona,) = find_names("persona", [persona], study.personas)
     return replace(config, persona=persona, checks=tuple(dict.fromkeys(config.checks)))
 
 

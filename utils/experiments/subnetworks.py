@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from utils.responses.big_five import find_trait
 from utils.responses.evaluation import PREFERENCES, Condition, evaluate, summarise
 from utils.responses.preference import neutral_texts
 from utils.responses.wording import persona_prompt
+from utils.statements.names import find_names
 from utils.statements.questions import draw_questions, load_questions
 from utils.statements.splits import draw_parts, shuffle_sides
 from utils.subnetworks.build import contrastive_masks, persona_mask
@@ -130,11 +131,12 @@ def run_subnetworks(
         The folder cannot be written to, or another process holds it.
     """
     folder = Path(out)
+    personas = find_names(
+        "persona", [config.persona, *([config.unrelated] if config.unrelated else [])], statements["persona"]
+    )
+    config = replace(config, persona=personas[0], unrelated=personas[1] if config.unrelated else None)
     _check_config(config)
-    personas = [config.persona, *([config.unrelated] if config.unrelated else [])]
     statements = statements[statements["persona"].isin(personas)].reset_index(drop=True)
-    if missing := set(personas) - set(statements["persona"]):
-        raise ValueError(f"there are no statements of persona {sorted(missing)[0]!r}; give statements that hold it.")
     part = draw_parts(statements, n_pairs=config.n_pairs, rng=config.seed)
     own = statements["persona"] == config.persona
     known, select, test = (statements[own & (part == name)] for name in ("calibrate", "select", "test"))

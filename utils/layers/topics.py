@@ -10,7 +10,7 @@ from utils.intervals import describe, describe_nothing
 from utils.layers.clusters import CLASS_METRICS, class_metrics, gram_matrix, stack_members
 from utils.layers.probes import ProbePlan, class_probe_scores, plan_probes
 from utils.layers.separation import SMALLEST_SIDE
-from utils.statements.load import check_names
+from utils.statements.names import find_names
 
 
 def topic_divergence(
@@ -94,7 +94,7 @@ def _select_topics(acts: xr.DataArray, topic: str | None) -> dict[str, np.ndarra
     labels = pd.DataFrame({name: acts[name].to_numpy() for name in ("persona", "topic", "direction")})
     positive = labels[labels["direction"] == "positive"]
     if topic is not None:
-        check_names("topic", [topic], list(labels["topic"].unique()))
+        (topic,) = find_names("topic", [topic], labels["topic"].unique())
         positive = positive[positive["topic"] == topic]
     sides = {}
     for name, own in positive.groupby("topic", sort=False):

@@ -41,6 +41,10 @@ class LanguageModel:
     name: str
     revision: str | None = None
 
+    def __repr__(self) -> str:
+        device, dtype = self.model.device, str(self.model.dtype).removeprefix("torch.")
+        return f"LanguageModel({self.name}: {self.n_layers} layers, {self.d_model} wide, {dtype} on {device})"
+
     @cached_property
     def blocks(self) -> nn.ModuleList:
         """The decoder blocks, first to last."""

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from utils.options import ContrastName
-from utils.statements.load import check_names
+from utils.statements.names import find_names
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +83,10 @@ def find_contrasts(
         raise ValueError(f"unknown contrast {contrast!r}; expected direction or one-vs-rest.")
     frame = label_frame(statements)
     known = list(frame["persona"].unique())
-    if personas is not None:
-        check_names("persona", personas, known)
+    chosen = known if personas is None else find_names("persona", personas, known)
     build = _by_direction if contrast == "direction" else _one_vs_rest
     rows = frame.groupby("persona", sort=False).indices
-    return [
-        build(frame, persona, np.asarray(rows[persona])) for persona in (personas if personas is not None else known)
-    ]
+    return [build(frame, persona, np.asarray(rows[persona])) for persona in chosen]
 
 
 def restrict(contrast: Contrast, keep: np.ndarray) -> Contrast:

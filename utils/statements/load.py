@@ -19,11 +19,10 @@ one JSON object with ``instruction: [{pos, neg}]``    a pair an instruction. The
 ====================================================  =================================================================
 """
 
-import difflib
 import importlib.resources
 import logging
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +32,9 @@ import pandas as pd
 from utils.statements.csv_lines import check_ids
 from utils.statements.files import ENDINGS, is_dataset, is_table, read_columns, read_dataset, read_rows, stem
 from utils.statements.layouts import COLUMNS, CONFIDENCE, TOPICS, from_rows, from_trait, is_layout, is_trait, topic_of
+from utils.statements.names import find_names
 
-__all__ = ["COLUMNS", "DATA", "TOPICS", "Trait", "check_names", "load_statements", "load_trait", "topic_of"]
+__all__ = ["COLUMNS", "DATA", "TOPICS", "Trait", "load_statements", "load_trait", "topic_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -137,23 +137,13 @@ def load_trait(path: str | Path) -> Trait:
     return Trait(pairs, tuple(each.strip() for each in questions), str(judge or ""))
 
 
-def check_names(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
-    """Raise a ValueError that lists near matches where a wanted name is not among the known ones, or none is wanted."""
-    known, wanted = list(dict.fromkeys(known)), list(wanted)
-    for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(known)}."
-            raise ValueError(f"unknown {kind} {name!r}; {hint}")
-
-
 def _select(frame: pd.DataFrame, column: str, wanted: Sequence[str] | None) -> pd.DataFrame:
     if wanted is None:
         return frame
-    check_names(column, wanted, frame[column].unique())
-    if not len(wanted):
+    names = find_names(column, wanted, frame[column].unique())
+    if not names:
         raise ValueError(f"no {column} was named; known are: {', '.join(frame[column].unique())}.")
-    return frame[frame[column].isin(list(wanted))]
+    return frame[frame[column].isin(names)]
 
 
 def _confident(frame: pd.DataFrame, least: float) -> pd.DataFrame:

@@ -5,15 +5,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from deepscan import ScanRuns
 from utils.activations.store import open_store, split_positions
+from utils.intervals import LEVEL
 from utils.nodes.sets import NodeSet, node_sets
 from utils.options import Position
 from utils.records import FINISHED, RECORD, is_moving, key_of, read_json
 from utils.statements.contrasts import find_contrasts, restrict
+from utils.statements.names import ByPersona, find_names
 
 if TYPE_CHECKING:
     from utils.vectors import PersonaVectors
@@ -53,6 +56,42 @@ class Study:
     def personas(self) -> list[str]:
         """Personas in the order of the statements."""
         return list(self.layers["persona"].unique())
+
+    def __repr__(self) -> str:
+        scanned = self.detection[self.detection["layer"] == self.best_layer]
+        found = (scanned["separation_p_adjusted"] <= LEVEL).sum()
+        model = self.record["activations"]["model"] or "own activations"
+        return (
+            f"Study({str(self.folder)!r}: {model}, {len(self.personas)} personas, "
+            f"{found} told apart at layer {self.best_layer})"
+        )
+
+    def sel(self, persona: str, *, layer: int | None = None, position: Position | None = None) -> xr.DataArray:
+        """(statement, node): activations of a persona's statements at a layer, the best by default, in memory.
+
+        Parameters
+        ----------
+        persona
+            Its name, or its short name as figures show it.
+        position
+            One of the study's token positions; that of the scans by default.
+
+        Raises
+        ------
+        ValueError
+            An unknown persona, layer or position, with near matches.
+        """
+        (persona,) = find_names("persona", [persona], self.personas)
+        layer = self.best_layer if layer is None else layer
+        held = self.activations_by_position
+        if (position := position or self.position) not in held:
+            raise ValueError(f"the study has no token position {position!r}; it has {', '.join(held)}.")
+        acts = held[position]
+        if layer not in acts["layer"].to_numpy():
+            raise ValueError(
+                f"the study has no activations of layer {layer}; it has {sorted(acts['layer'].to_numpy().tolist())}."
+            )
+        return acts.sel(layer=layer)[np.flatnonzero(acts["persona"].to_numpy() == persona)].compute()
 
     @cached_property
     def activations(self) -> xr.DataArray:
@@ -164,12 +203,14 @@ class Study:
     @cached_property
     def runs(self) -> dict[str, ScanRuns]:
         """The scans at the best layer, by persona."""
-        return {persona: ScanRuns.load(self.folder / "scans" / f"{persona}.parquet") for persona in self.personas}
+        return ByPersona(
+            {persona: ScanRuns.load(self.folder / "scans" / f"{persona}.parquet") for persona in self.personas}
+        )
 
     @cached_property
     def node_sets(self) -> dict[str, NodeSet]:
         """The node sets at the best layer, by persona."""
-        return node_sets(self.runs, threshold=self.config["threshold"])
+        return ByPersona(node_sets(self.runs, threshold=self.config["threshold"]))
 
     @cached_property
     def vectors(self) -> "PersonaVectors":

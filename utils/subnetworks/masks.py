@@ -39,6 +39,11 @@ class PersonaMask:
     config: Mapping[str, Any]
     seen: frozenset[str] = frozenset()
 
+    def __repr__(self) -> str:
+        made = [self.config.get(name) for name in ("score", "side", "sparsity")]
+        said = ", ".join(str(value) for value in made if value is not None)
+        return f"PersonaMask({said}: {len(self.bits)} linear layers of {self.config['model']})"
+
     @contextlib.contextmanager
     def applied(self, lm: LanguageModel, gamma: float = 0.0) -> Iterator["AppliedMask"]:
         """The model as the subnetwork alone: other weights of the covered layers are multiplied by ``gamma``.

@@ -14,7 +14,7 @@ from utils.models.language_model import LanguageModel
 from utils.options import VectorMethod
 from utils.records import read_record, write_record
 from utils.statements.contrasts import Contrast
-from utils.statements.load import check_names
+from utils.statements.names import find_names
 from utils.statements.splits import name_seen
 from utils.vectors.differences import find_directions, side_differences
 
@@ -69,8 +69,7 @@ class PersonaVectors:
 
     def __getitem__(self, personas: str | Sequence[str]) -> "PersonaVectors":
         """The vectors of one persona or several, in that order."""
-        wanted = [personas] if isinstance(personas, str) else list(personas)
-        check_names("persona", wanted, self.personas)
+        wanted = find_names("persona", [personas] if isinstance(personas, str) else personas, self.personas)
         places = [self.personas.index(name) for name in wanted]
         return replace(self, values=self.values[:, places], personas=tuple(wanted))
 

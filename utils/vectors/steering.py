@@ -20,7 +20,7 @@ from utils.models.components import hook_component
 from utils.models.hooks import watch_arguments
 from utils.models.language_model import LanguageModel
 from utils.options import TokenPart
-from utils.statements.load import check_names
+from utils.statements.names import find_names
 from utils.vectors.fit import PersonaVectors
 
 
@@ -54,8 +54,8 @@ def add_vectors(
         Vectors of another model, a layer that they do not have, a strength that is not finite or for an unknown persona.
     """
     chosen = _choose(lm, vectors, layers)
-    by_persona = strength if isinstance(strength, Mapping) else dict.fromkeys(vectors.personas, strength)
-    check_names("persona", by_persona, vectors.personas)
+    given = strength if isinstance(strength, Mapping) else dict.fromkeys(vectors.personas, strength)
+    by_persona = dict(zip(find_names("persona", given, vectors.personas), given.values(), strict=True))
     for persona, value in by_persona.items():
         if not np.isfinite(value):
             raise ValueError(f"the strength of {persona!r} is {value}; give a finite number.")

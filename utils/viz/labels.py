@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 from anyascii import anyascii
 from matplotlib import font_manager, ft2font
 
+from utils.statements.names import short_name
+
 logger = logging.getLogger(__name__)
 
 _LONGEST = 48
@@ -14,11 +16,6 @@ _LONGEST = 48
 # Bengali, Tamil, Thai.
 _WRITINGS = "\u5317\u304b\ud55c\u0639\u05d0\u0915\u0995\u0b95\u0e01\U0001f98a"
 _NO_CHARACTER = 0x0378
-
-
-def short_name(persona: str) -> str:
-    """A persona's name as it fits beside an axis."""
-    return persona.removeprefix("subscribes-to-").replace("politically-", "")
 
 
 def persona_label(persona: str) -> str:

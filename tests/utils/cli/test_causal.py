@@ -46,7 +46,7 @@ def test_the_studys_report_gets_a_section(folder, monkeypatch):
 
 @pytest.mark.parametrize(
     ("args", "message"),
-    [(["--check", "push"], "'push'"), (["--persona", "x"], "no persona 'x'"), (["--size", "64"], "64 nodes")],
+    [(["--check", "push"], "'push'"), (["--persona", "x"], "unknown persona 'x'"), (["--size", "64"], "64 nodes")],
 )
 def test_bad_input_ends_in_one_sentence(folder, args, message):
     result = run(folder, *SMALL, *args)

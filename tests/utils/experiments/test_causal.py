@@ -187,7 +187,7 @@ def test_another_personas_nodes_are_chosen_without_what_is_measured_on(monkeypat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"persona": "grumpy"}, "no persona 'grumpy'"),
+        ({"persona": "grumpy"}, "unknown persona 'grumpy'"),
         ({"layer": 9}, r"layers \[9\]"),
         ({"layers": (0,)}, r"layers \[0\]"),
         ({"checks": ()}, "nothing to check"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.statements.load import COLUMNS, TOPICS, check_names, load_statements, topic_of
+from utils.statements.load import COLUMNS, TOPICS, load_statements, topic_of
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 OWN = "id,persona,topic,direction,statement,pair\n"
@@ -331,13 +331,6 @@ def test_unknown_names_get_near_matches(three):
         load_statements(three, topics=["persona"])
     with pytest.raises(ValueError, match=r"known are: openness, extraversion, farming"):
         load_statements(three, ["qqq"])
-
-
-def test_check_names():
-    check_names("letter", ["b", "a"], ["a", "b", "b"])
-    check_names("letter", [], [])
-    with pytest.raises(ValueError, match=r"unknown letter 'z'; known are: a, b\."):
-        check_names("letter", ["a", "z"], ["a", "b", "a"])
 
 
 @pytest.mark.skipif(not (SHARED / "anthropic-evals").is_dir(), reason="the evaluations of Perez et al. are not here")

@@ -432,6 +432,27 @@ def test_open_study_says_what_to_do(tmp_path):
         open_study(tmp_path)
 
 
+def test_one_persona_at_a_layer(planted):
+    last = planted.personas[-1]
+    acts, layer = planted.activations, int(planted.activations["layer"][0])
+    own = np.flatnonzero(acts["persona"].to_numpy() == last)
+    np.testing.assert_array_equal(planted.sel(last, layer=layer), acts.to_numpy()[0][own])
+    assert planted.sel(last).dims == ("statement", "node")
+    assert planted.sel(last)["layer"] == planted.best_layer
+    with pytest.raises(ValueError, match=f"did you mean {last}"):
+        planted.sel(last + "x")
+    with pytest.raises(ValueError, match="no activations of layer 77; it has"):
+        planted.sel(last, layer=77)
+    with pytest.raises(ValueError, match="no token position 'mean'; it has"):
+        planted.sel(last, position="mean")
+
+
+def test_a_study_says_what_it_is_in_a_line(planted):
+    assert str(planted.folder) in repr(planted)
+    assert f"{len(planted.personas)} personas" in repr(planted)
+    assert len(repr(planted)) < 250
+
+
 def check_one_statement(study, lm):
     """What is stored for a statement is what the bare model gives for its prompt."""
     statement = study.activations.isel(statement=50)
