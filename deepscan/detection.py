@@ -39,7 +39,7 @@ def detect(
     scan: ScanKind = "group",
     rng: int | np.random.Generator = 0,
     n_jobs: int = 1,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> ScanRuns:
     """Test whether two sets of activations differ, with fresh splits and a permutation p-value.
 
@@ -88,8 +88,8 @@ def detect(
         and pairs, permutation k of two calls is the same relabelling. Every run has its own spawned seed.
     n_jobs : int
         Workers of joblib, threads unless the caller chose another backend. The result does not depend on it.
-    progress : bool
-        Show a progress bar over the permutations.
+    progress : bool or str
+        Show a progress bar over the permutations; a text is its name.
 
     Returns
     -------

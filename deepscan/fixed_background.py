@@ -34,7 +34,7 @@ def run_scans(
     anomalous_groups: Shaped[np.ndarray, " anomalous"] | Sequence | None = None,
     rng: int | np.random.Generator = 0,
     n_jobs: int = 1,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> ScanRuns:
     """Scan random samples of two pools against one fixed background: the original's protocol, descriptive.
 
@@ -63,8 +63,8 @@ def run_scans(
         Every run has its own seed spawned from it.
     n_jobs : int
         Workers of joblib, threads unless the caller chose another backend. The result does not depend on it.
-    progress : bool
-        Show a progress bar.
+    progress : bool or str
+        Show a progress bar; a text is its name.
 
     Returns
     -------

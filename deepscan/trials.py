@@ -83,11 +83,12 @@ class Protocol:
         return Trial(float(anomalous.mean() - clean.mean()), float("nan"), top, nodes, auroc(anomalous, clean))
 
 
-def run_parallel(function, tasks: list[tuple], *, n_jobs: int, progress: bool) -> list:
+def run_parallel(function, tasks: list[tuple], *, n_jobs: int, progress: bool | str) -> list:
     """Results of a function for each tuple of arguments, in order."""
     from tqdm.auto import tqdm
 
-    bar = partial(tqdm, total=len(tasks), desc="scanning", disable=not progress)
+    name = progress if isinstance(progress, str) else "scanning"
+    bar = partial(tqdm, total=len(tasks), desc=name, disable=not progress)
     if n_jobs == 1 or len(tasks) == 1:
         return list(bar(function(*task) for task in tasks))
     from joblib import Parallel, delayed

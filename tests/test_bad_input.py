@@ -89,6 +89,15 @@ COMMANDS = {
         {study}|{study} {nowhere}|{nowhere} {nowhere}|{study} {empty}|{study} {study}|{study} {broken_study}
         {study} {file}
     """,
+    "list": "{nowhere}|{file}",
+    "open": "{nowhere}|{empty}|{file}",
+    "plot {study}": "nodemap|tests --width 0|tests --width nan|tests --format gif|tests --out {file}|tests,tests2",
+    "export": "{nowhere}|{empty}|{broken_study}|{study} --out {file}",
+    "scan": """
+        {nowhere} {nowhere}|{file} {file}|{rows} {wider}|{rows} {fewer} --pairs|{rows} {empty}|{layered} {layered}
+        {layered} {layered} --layer 3|{rows} {rows} --clean 99|{rows} {rows} --threshold 0|{rows} {rows} --threshold nan
+        {rows} {rows} --permutations 3|{rows} {rows} --out {file}|{rows} {not_finite}|{rows} {rows} --score loud
+    """,
     "info": "--model {nowhere}|--model {empty}|--model {cut_model}|--model {model} --device nowhere|--model {broken_model}",
     "check": "{nowhere}|{file}|{empty}|",
     CAUSAL: """
@@ -218,6 +227,12 @@ def _write_all_arrays(folder: Path) -> dict[str, Path]:
     (places["one_sided"] / file).unlink()
     for each in places["few"].iterdir():
         np.save(each, np.load(each)[:, :3])
+    rows = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    single = {"rows": rows, "fewer": rows[:30], "wider": np.tile(rows, 2), "layered": np.stack([rows, rows])}
+    single["not_finite"] = np.where(rows == rows.max(), np.nan, rows)
+    for name, values in single.items():
+        places[name] = folder / f"{name}.npy"
+        np.save(places[name], values)
     return places
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
+from jaxtyping import Float
 
 from utils.activations.layout import create_store, restore_metadata
 from utils.activations.store import open_existing, open_store
@@ -51,7 +52,7 @@ def store_arrays(
     if personas is not None:
         names = find_names("persona", personas, [persona for persona, _ in found])
         found = {key: path for key, path in found.items() if key[0] in names}
-    arrays = {key: _load(path) for key, path in found.items()}
+    arrays = {key: read_array(path) for key, path in found.items()}
     shapes = {(array.shape[0], array.shape[2]) for array in arrays.values()}
     if len(shapes) > 1:
         raise ValueError(f"the arrays in {folder} have different layers or nodes: {sorted(shapes)} (layers, nodes).")
@@ -80,7 +81,14 @@ def store_arrays(
     return frame, partial(_write, values, frame, numbers, folder.name)
 
 
-def _load(path: Path) -> np.ndarray:
+def read_array(path: Path) -> Float[np.ndarray, "layers statements nodes"]:
+    """Activations in a ``.npy`` file, a missing axis of layers added; float32.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no such file, it is not a plain array, or not of two or three axes of floats.
+    """
     _check_header(path)
     array = np.load(path, allow_pickle=False)
     if array.ndim == 2:
@@ -97,6 +105,8 @@ def _load(path: Path) -> np.ndarray:
 
 def _check_header(path: Path) -> None:
     """Refuse a file that is not what its header says before memory is asked for."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}.")
     with path.open("rb") as file:
         try:
             version = np.lib.format.read_magic(file)

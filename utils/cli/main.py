@@ -1,12 +1,14 @@
 """The command ``personascope``."""
 
+import contextlib
 import errno
 import importlib.metadata
+import io
 import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, TextIO, cast, get_args
 
 import typer
 
@@ -30,6 +32,21 @@ from utils.cli.patch import EXAMPLES as PATCH_EXAMPLES
 from utils.cli.patch import patch
 from utils.cli.power import EXAMPLES as POWER_EXAMPLES
 from utils.cli.power import power
+from utils.cli.progress import LogStream
+from utils.cli.runs import (
+    CLEAN_EXAMPLES,
+    EXPORT_EXAMPLES,
+    LIST_EXAMPLES,
+    OPEN_EXAMPLES,
+    PLOT_EXAMPLES,
+    clean,
+    export,
+    list_command,
+    open_command,
+    plot,
+)
+from utils.cli.scan import SCAN_EXAMPLES
+from utils.cli.scan import scan as scan_command
 from utils.cli.vectors import GENERATE_EXAMPLES, VECTORS_EXAMPLES, generate, vectors
 from utils.options import Center, ContrastName, Position, ProtocolName, ScanName, ScoreName, Tail
 
@@ -242,16 +259,28 @@ def info(
         typer.echo(f"{name:>15}  {value}")
 
 
+app.command("scan", epilog=SCAN_EXAMPLES)(scan_command)
 app.command(epilog=POWER_EXAMPLES)(power)
 app.command(epilog=CHECK_EXAMPLES)(check)
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
 app.command(epilog=VECTORS_EXAMPLES)(vectors)
 app.command(epilog=GENERATE_EXAMPLES)(generate)
+app.command("list", epilog=LIST_EXAMPLES)(list_command)
+app.command("open", epilog=OPEN_EXAMPLES)(open_command)
+app.command(epilog=PLOT_EXAMPLES)(plot)
+app.command(epilog=EXPORT_EXAMPLES)(export)
+app.command(epilog=CLEAN_EXAMPLES)(clean)
 
 
 def main() -> None:
     """Run the command; bad input ends in one sentence and exit status 2, Ctrl-C in 130."""
+    stream = sys.stderr if sys.stderr.isatty() else cast(TextIO, LogStream(cast(io.TextIOBase, sys.stderr)))
+    with contextlib.redirect_stderr(stream):
+        _run()
+
+
+def _run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpcore", "numba", "matplotlib", "fontTools", "jax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

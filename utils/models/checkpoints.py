@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,32 @@ def cache_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return base / "personascope"
+
+
+def list_conversions() -> dict[Path, int]:
+    """Bytes of every converted model in the cache, and of what killed conversions left there."""
+    place = cache_folder() / "models"
+    if not place.is_dir():
+        return {}
+    return {
+        folder: sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
+        for folder in sorted(place.iterdir())
+        if folder.is_dir() and not folder.is_symlink()
+    }
+
+
+def delete_conversions(folders: Sequence[Path]) -> None:
+    """Delete converted models, as :func:`list_conversions` names them; who has one loaded keeps it in memory.
+
+    Raises
+    ------
+    ValueError
+        A folder is not one of the cache.
+    """
+    if strange := set(folders) - list_conversions().keys():
+        raise ValueError(f"{min(strange)} is not a converted model of the cache; nothing was deleted.")
+    for folder in folders:
+        shutil.rmtree(folder)
 
 
 def default_gguf() -> Path:

@@ -1,17 +1,21 @@
 """The figures of a study: which there are, what each shows, and where it is written."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from utils.folders import check_folder
 from utils.layers.separation import reduce
 from utils.nodes.sets import node_profiles
+from utils.statements.names import find_names
 from utils.statements.splits import split_parts
 from utils.study.results import Study
 from utils.viz import (
@@ -31,7 +35,7 @@ from utils.viz import (
     plot_upset,
     plot_venn,
 )
-from utils.viz.pages import figure_of, write_figures
+from utils.viz.pages import drawing_style, figure_of, save_figure, write_figures
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +179,45 @@ def draw_figures(study: Study) -> None:
         if old.suffix in {".png", ".svg"} and old.stem not in current:
             old.unlink()
     write_figures(((entry.name, entry.draw(study)) for entry in entries), folder)
+
+
+def draw_again(
+    study: Study,
+    names: Sequence[str] | None,
+    *,
+    folder: Path,
+    kind: Literal["png", "svg", "pdf"] = "pdf",
+    width: float | None = None,
+) -> list[Path]:
+    """Draw some figures of a study into a folder of their own, in the same style.
+
+    Parameters
+    ----------
+    names
+        As :func:`list_figures` calls them; None for all.
+    width
+        Inches; the height keeps its proportion to it. That of each figure by default.
+
+    Raises
+    ------
+    ValueError
+        An unknown name, with near matches, or a width that is not between 1 and 40 inches.
+    """
+    if width is not None and not 1 <= width <= 40:
+        raise ValueError(f"a figure cannot be {width:g} inches wide; give a width from 1 to 40.")
+    entries = {entry.name: entry for entry in list_figures(study)}
+    chosen = list(entries) if names is None else find_names("figure", names, entries)
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with drawing_style():
+        for name in chosen:
+            figure = entries[name].draw(study)
+            if width is not None:
+                figure.set_size_inches(width, width * figure.get_figheight() / figure.get_figwidth())
+            written.append(save_figure(figure, folder / name, kind))
+            plt.close(figure)
+    return written
 
 
 def _draw_tests(study: Study) -> Figure:

@@ -20,6 +20,7 @@ from utils.nodes.stability import node_stability
 from utils.records import RECORD, StageLog, key_of
 from utils.statements.contrasts import Contrast, find_contrasts, restrict
 from utils.statements.form import form_table
+from utils.statements.names import short_name
 from utils.statements.splits import split_parts
 from utils.study.figures import draw_figures
 from utils.study.report import write_report
@@ -189,7 +190,7 @@ def _scan(values: np.ndarray, contrast: Contrast, config: StudyConfig, progress:
         values[contrast.h1],
         pairs=np.arange(len(contrast.h0)) if contrast.paired else None,
         n_jobs=config.n_jobs,
-        progress=progress,
+        progress=progress and f"scanning {short_name(contrast.persona)}",
         **scan_options(config),
     )
     found.save(path)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import jinja2
@@ -211,7 +211,8 @@ def write_figures(drawn: Iterable[tuple[str, Figure | Axes]], folder: Path) -> l
     with drawing_style():
         for name, made in drawn:
             figure = figure_of(made)
-            save_figure(figure, folder / name)
+            for kind in ("png", "svg"):
+                save_figure(figure, folder / name, kind)
             plt.close(figure)
             written.append(folder / f"{name}.png")
     digests = {file.name: digest_of(file) for png in written for file in (png, png.with_suffix(".svg"))}
@@ -231,13 +232,18 @@ def is_page(path: Path) -> bool:
     return path.is_file() and path.read_bytes().rstrip().endswith(b"</html>")
 
 
-def save_figure(figure: Figure, stem: Path) -> None:
-    """Write a figure as ``<stem>.png`` and ``<stem>.svg``, without dates, each beside its place and then into it."""
-    # Names inside an SVG are drawn at random unless they are salted: same seed, same bytes.
-    with plt.rc_context({"svg.hashsalt": "personascope"}):
-        for kind, options in {"png": {"dpi": _DPI}, "svg": {"metadata": {"Date": None}}}.items():
-            with write_beside(stem.with_name(f"{stem.name}.{kind}")) as beside:
-                figure.savefig(beside, format=kind, bbox_inches="tight", **options)
+def save_figure(figure: Figure, stem: Path, kind: Literal["png", "svg", "pdf"]) -> Path:
+    """Write a figure as ``<stem>.<kind>``, without dates, beside its place and then into it."""
+    options: dict[str, Any] = {
+        "png": {"dpi": _DPI},
+        "svg": {"metadata": {"Date": None}},
+        "pdf": {"metadata": {"CreationDate": None}},
+    }[kind]
+    path = stem.with_name(f"{stem.name}.{kind}")
+    # Names inside an SVG are drawn at random unless they are salted: same seed, same bytes. Text in a PDF stays text.
+    with plt.rc_context({"svg.hashsalt": "personascope", "pdf.fonttype": 42}), write_beside(path) as beside:
+        figure.savefig(beside, format=kind, bbox_inches="tight", **options)
+    return path
 
 
 def figure_of(drawn: Figure | Axes) -> Figure:

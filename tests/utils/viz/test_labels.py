@@ -104,7 +104,8 @@ def test_figures_of_hostile_names_are_drawn(tmp_path, recwarn):
         plot_group_attention(attention, [(1, 0)]).flat[0].figure,
     ]
     for number, figure in enumerate(figures):
-        save_figure(figure, tmp_path / str(number))
+        for kind in ("png", "svg", "pdf"):
+            save_figure(figure, tmp_path / str(number), kind)
     assert not [str(each.message) for each in recwarn if "Glyph" in str(each.message)]
 
 
@@ -114,7 +115,9 @@ def test_same_figure_has_the_same_bytes(tmp_path):
     )
     for name in ("one", "two"):
         np.random.seed(len(name) + ord(name[0]))  # noqa: NPY002  (the global state must not matter)
-        save_figure(plot_group_attention(attention, [(1, 0)]).flat[0].figure, tmp_path / name)
-    for ending in (".png", ".svg"):
+        figure = plot_group_attention(attention, [(1, 0)]).flat[0].figure
+        for kind in ("png", "svg", "pdf"):
+            save_figure(figure, tmp_path / name, kind)
+    for ending in (".png", ".svg", ".pdf"):
         one, two = ((tmp_path / name).with_suffix(ending).read_bytes() for name in ("one", "two"))
         assert one == two
