@@ -1,6 +1,7 @@
 from .localization import accuracy_stability as accuracy_stability
 from .localization import layer_accuracy as layer_accuracy
 from .localization import layer_onset as layer_onset
+from .maps import map_statements as map_statements
 from .reduction import reduce as reduce
 from .separation import best_layer as best_layer
 from .separation import divergence as divergence

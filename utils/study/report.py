@@ -8,6 +8,7 @@ import pandas as pd
 
 from utils.intervals import LEVEL
 from utils.records import replace_text
+from utils.statements.contrasts import label_frame
 from utils.study.figures import list_figures
 from utils.study.results import Study, key_of_study
 from utils.study.summary import (
@@ -18,6 +19,7 @@ from utils.study.summary import (
     span,
     summarise_study,
 )
+from utils.viz.live import embed_figures, layer_figure, map_figure
 from utils.viz.pages import NUMBERS, Section, read_section, render_page, table_html
 from utils.viz.style import short_name
 
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 # The tables behind each section.
 _FILES = {
     "Personas": ("detection", "localization", "onset", "form", "power"),
-    "Layers": ("layers", "layer_stability", "thirds", "topics"),
+    "Layers": ("layers", "layer_stability", "thirds", "topics", "maps"),
     "Scan": ("detection", "paper"),
     "Nodes": ("nodes", "agreement", "recurrence", "selectors", "node_stability"),
     "Overlap": ("overlap",),
@@ -68,13 +70,16 @@ def write_report(study: Study) -> None:
         "Overlap": about_overlap,
     }
     entries = list(list_figures(study))
+    head, live = _embed_live(study)
     for title, describe in abouts.items():
         about, table = describe(study)
         drawn = [entry for entry in entries if entry.section == title]
         figures = [(study.folder / "figures" / f"{entry.name}.png", entry.caption) for entry in drawn]
         shown = "" if table is None else table_html(table, **NUMBERS)
         files = [f"{name}.parquet" for name in _FILES[title] if (study.folder / f"{name}.parquet").exists()]
-        sections.append(Section(title, about, shown, figures, files=files, unfolded=title == "Personas"))
+        sections.append(
+            Section(title, about, shown, figures, files=files, unfolded=title == "Personas", live=live.get(title, ""))
+        )
     model = study.record["activations"]["model"]
     html = render_page(
         model,
@@ -87,8 +92,20 @@ def write_report(study: Study) -> None:
         warnings=list_warnings(study),
         glossary=_GLOSSARY,
         configuration=_configuration(study.record),
+        head=head,
     )
     replace_text(study.folder / "report.html", html)
+
+
+def _embed_live(study: Study) -> tuple[str, dict[str, str]]:
+    """What the page needs once, and by section the figures that answer to the reader."""
+    drawn = {"Personas": layer_figure(study.localization, position=study.position, mark=study.best_layer)}
+    if study.maps is not None:
+        frame = label_frame(study.activations)
+        texts = study.activations["text"].to_numpy() if study.record["has_texts"] else frame["id"]
+        drawn["Layers"] = map_figure(study.maps, frame.assign(text=texts), layer=study.best_layer)
+    head, parts = embed_figures(list(drawn.values()))
+    return head, dict(zip(drawn, parts, strict=True))
 
 
 def _added_sections(study: Study) -> Iterator[Section]:

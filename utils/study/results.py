@@ -140,6 +140,11 @@ class Study:
         return self._read("power") if (self.folder / "power.parquet").exists() else None
 
     @cached_property
+    def maps(self) -> pd.DataFrame | None:
+        """Statements as points at every layer, see :func:`utils.layers.map_statements`; None in studies made without."""
+        return self._read("maps") if (self.folder / "maps.parquet").exists() else None
+
+    @cached_property
     def paper(self) -> pd.DataFrame | None:
         """The scans by the paper's protocol; None where these were not asked for."""
         return self._read("paper") if (self.folder / "paper.parquet").exists() else None

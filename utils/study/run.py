@@ -12,6 +12,7 @@ import xarray as xr
 from deepscan import ScanRuns, detect
 from utils.activations.store import holds, open_store, split_positions
 from utils.folders import hold_folder
+from utils.layers.maps import map_statements
 from utils.layers.separation import SMALLEST_SIDE, divergence
 from utils.layers.topics import topic_divergence
 from utils.nodes.selectors import compare_selectors
@@ -108,11 +109,12 @@ def _run_stages(
     locate(log, base, by_position, test, config, progress=progress)
     options = {"probe_flips": config.probe_flips, "rng": config.seed, "progress": progress}
     log.table("layers", key_of(base, config.probe_flips), lambda: divergence(acts, test, **options))
+    of_test = acts.isel(statement=np.flatnonzero(part == "test"))
     if source.frame[source.frame["direction"] == "positive"].groupby("topic")["persona"].nunique().max() > 1:
-        of_test = acts.isel(statement=np.flatnonzero(part == "test"))
         log.table("topics", base, lambda: topic_divergence(of_test, probe_permutations=0, progress=progress))
     else:
         log.leave_out("topics")
+    log.table("maps", key_of(base, layer), lambda: map_statements(of_test, umap_layers=(layer,), rng=config.seed))
     thirds = judge_thirds(log, base, acts, test, config)
     if source.has_texts:
         log.table("form", base, lambda: form_table(source.frame["statement"].tolist(), test))

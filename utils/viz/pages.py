@@ -51,9 +51,11 @@ _PAGE = """<!doctype html>
   th { vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
 {%- endif %}
   .warn { background: #fff3d6; border-left: 4px solid #e69f00; padding: .6rem 1rem; }
+  .live { margin: 1rem 0; min-height: 30rem; overflow-x: clip; }
   pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .8rem; }
   @media (max-width: 40rem) { h1 { font-size: 1.35rem; } figure img { max-width: none; width: 44rem; } }
 </style>
+{{ head | safe }}
 </head>
 <body>
 <h1>{{ heading }}</h1>
@@ -75,6 +77,9 @@ _PAGE = """<!doctype html>
 {% for section in sections %}
 <h2 id="{{ section.anchor }}">{{ section.title }}</h2>
 <p>{{ section.about }}</p>
+{% if section.live %}<div class="live">{{ section.live | safe }}</div>
+<noscript><p class="files">Where scripts may run, a figure that answers to the pointer stands here; those below show the
+same.</p></noscript>{% endif %}
 {% if section.table %}<details{% if section.unfolded %} open{% endif %}><summary>Table</summary>
 <div class="scroll" tabindex="0">{{ section.table | safe }}</div></details>{% endif %}
 {% if section.files %}<p class="files">Every number:
@@ -117,6 +122,8 @@ class Section:
         Tables on disk that hold the numbers, relative to the page.
     unfolded
         Whether the table is shown before it is asked for.
+    live
+        HTML of a figure that answers to the reader, see :func:`utils.viz.live.embed_figures`.
     """
 
     title: str
@@ -126,6 +133,7 @@ class Section:
     warnings: Sequence[str] = ()
     files: Sequence[str] = ()
     unfolded: bool = False
+    live: str = ""
 
     @property
     def anchor(self) -> str:
@@ -146,6 +154,7 @@ def render_page(
     glossary: Mapping[str, str] | None = None,
     configuration: str = "",
     wrap: bool = False,
+    head: str = "",
 ) -> str:
     """One HTML file with everything inline, which opens from disk.
 
@@ -159,6 +168,8 @@ def render_page(
         Sentences after the contents.
     wrap
         Tables hold sentences and not numbers.
+    head
+        What the live figures of the sections need once.
     """
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     return page.render(
@@ -172,6 +183,7 @@ def render_page(
         glossary=glossary,
         configuration=configuration,
         wrap=wrap,
+        head=head,
         inline=lambda path: base64.b64encode(path.read_bytes()).decode(),
         link=lambda path: quote(path.with_suffix(".svg").relative_to(folder).as_posix()),
     )

@@ -1,0 +1,84 @@
+"""Maps of statements: every statement as a point in two dimensions, at every layer, raw and pair-centred."""
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from utils.layers.reduction import Method, reduce
+
+# More points than that hide each other, and a page that holds them grows.
+MOST = 1200
+
+
+def map_statements(
+    acts: xr.DataArray, *, umap_layers: tuple[int, ...] = (), most: int = MOST, rng: int = 0
+) -> pd.DataFrame:
+    """Reduce the statements of every layer to two dimensions, all personas on the same axes.
+
+    Parameters
+    ----------
+    acts
+        (layer, statement, node), read layer by layer.
+    umap_layers
+        Layers at which UMAP is fitted as well, which takes seconds each.
+    most
+        Statements on a map at most; of more, whole pairs are drawn, as many of each persona.
+
+    Returns
+    -------
+    DataFrame
+        One row a map and statement: ``method`` ("pca" | "umap"), ``center`` ("none" | "pairs", where all statements have
+        partners), ``layer, id, x1, x2``. Each layer has axes of its own, turned to the side on which most statements
+        lie as they did at the layer before. Layers where all statements are the same are left out.
+    """
+    acts = acts.isel(statement=draw_statements(acts, most, rng=rng))
+    paired = not pd.Series(acts["pair"].to_numpy()).isna().any()
+    centers: list[Literal["none", "pairs"]] = ["none", *(["pairs"] if paired else [])]
+    frames = []
+    for layer in acts["layer"].to_numpy().tolist():
+        held = acts.sel(layer=layer).compute()
+        values = held.to_numpy()
+        if not np.ptp(values, axis=0).max() > 0:
+            continue
+        methods: list[Method] = ["pca", *(["umap"] if layer in umap_layers else [])]
+        for method in methods:
+            for center in centers:
+                points = reduce(held, method=method, center=center, rng=rng)[["id", "x1", "x2"]]
+                frames.append(points.assign(method=method, center=center, layer=layer))
+    columns = ["method", "center", "layer", "id", "x1", "x2"]
+    if not frames:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(_turn(frames), ignore_index=True)[columns]
+
+
+def draw_statements(acts: xr.DataArray, most: int, *, rng: int = 0) -> np.ndarray:
+    """Positions of at most so many statements, in whole pairs, as many of each persona, in their order."""
+    if acts.sizes["statement"] <= most:
+        return np.arange(acts.sizes["statement"])
+    ids = acts["statement"].to_numpy()
+    frame = pd.DataFrame({"persona": acts["persona"].to_numpy(), "unit": acts["pair"].to_numpy()})
+    frame["unit"] = frame["unit"].where(frame["unit"].notna(), ids)
+    n_each = max(1, most // frame["persona"].nunique())
+    generator = np.random.default_rng([rng, 11])
+    kept = []
+    for _, own in frame.groupby("persona", sort=False):
+        sizes = own.groupby("unit", sort=False).size()
+        order = sizes.iloc[generator.permutation(len(sizes))]
+        chosen = order.index[order.cumsum() <= n_each]
+        kept.append(own.index[own["unit"].isin(chosen)].to_numpy())
+    return np.sort(np.concatenate(kept))
+
+
+def _turn(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Axes turned so that they follow those of the layer before: a slider over layers should not mirror the picture."""
+    before: dict[tuple[str, str], pd.DataFrame] = {}
+    for frame in frames:
+        key = frame["method"].iloc[0], frame["center"].iloc[0]
+        if key in before:
+            for axis in ("x1", "x2"):
+                if frame[axis].to_numpy() @ before[key][axis].to_numpy() < 0:
+                    frame[axis] *= -1
+        before[key] = frame
+    return frames
