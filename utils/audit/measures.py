@@ -26,10 +26,10 @@ def score_table(sources: Sequence[Source]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a run: ``source, kind`` (mixed or null), ``null`` (clean or flipped; empty for mixed runs), ``run,
-        score, alpha, n_records, n_nodes``, ``stated_precision, stated_recall`` as the file has them, and ``precision,
-        recall`` recomputed: records from ``Source.first_anomalous`` on are anomalous. NaN for null runs, where pools
-        are not known, and precision of a run without records.
+        One row a run: ``source, kind`` (mixed, clean or flipped), ``run, score, alpha, n_records, n_nodes``,
+        ``stated_precision, stated_recall`` as the file has them, and ``precision, recall`` recomputed: records from
+        ``Source.first_anomalous`` on are anomalous. NaN for null runs, where pools are not known, and precision of a run
+        without records.
     """
     frames = []
     for source in sources:
@@ -40,8 +40,8 @@ def score_table(sources: Sequence[Source]) -> pd.DataFrame:
             pd.DataFrame(
                 {
                     "source": source.name,
-                    "kind": table["kind"].astype(str),
-                    "null": np.where(mixed, "", source.null or ""),
+                    # Not as "null", which readers of CSV take for nothing.
+                    "kind": np.where(mixed, "mixed", source.null or ""),
                     **{name: table[name] for name in ("run", "score", "alpha", "n_records", "n_nodes")},
                     "stated_precision": table["precision"],
                     "stated_recall": table["recall"],
@@ -97,7 +97,7 @@ def source_table(sources: Sequence[Source], *, rng: int = 0) -> pd.DataFrame:
 
 
 def _summarise(source: Source, runs: pd.DataFrame, rng: int) -> dict[str, Any]:
-    mixed, null = runs[runs["kind"] == "mixed"], runs[runs["kind"] == "null"]
+    mixed, null = runs[runs["kind"] == "mixed"], runs[runs["kind"] != "mixed"]
     row: dict[str, Any] = {"source": source.name, "form": source.form, "null": source.null, "n_nodes": source.n_nodes}
     row |= {
         "n_clean": source.n_clean,

@@ -98,10 +98,12 @@ def draw_audit(audit: Audit) -> dict[str, tuple[Axes, str]]:
     """The figures of an audit by name, each with a sentence of reading: scores, unions, and overlaps if there are any."""
     nulls = {"clean": "clean runs", "flipped": "sides flipped"}
     held = [nulls[null] for null in audit.summary["null"].dropna().unique()]
+    runs = audit.runs.rename(columns={"source": "persona"})
+    runs["kind"] = runs["kind"].where(runs["kind"] == "mixed", "null")
     labels = ("mixed runs", " or ".join(held) or "null runs")
     made = {
         "scores": (
-            plot_scores(audit.runs.rename(columns={"source": "persona"}), labels=labels),
+            plot_scores(runs, labels=labels),
             f"Scores of mixed runs{' and of ' + labels[1] if held else ''}. Those of runs with another score function, other "
             "sizes or another background are not comparable.",
         ),

@@ -83,7 +83,7 @@ def audit_runs(
     Raises
     ------
     ValueError
-        No source, two of the same name, no share, one outside [0, 1] or one that is there twice.
+        No source, two of the same name, no share, one outside [0, 1] or one that is there twice; a seed below 0.
     """
     shares = tuple(float(share) for share in shares)
     names = [source.name for source in sources]
@@ -91,6 +91,8 @@ def audit_runs(
         raise ValueError(f"an audit takes sources with names of their own, not {', '.join(names) or 'none'}.")
     if not shares or len(set(shares)) < len(shares) or not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"shares of the runs are {list(shares)}; expected different numbers from 0 (any run) to 1.")
+    if rng < 0:
+        raise ValueError(f"the seed is {rng}; expected a whole number from 0.")
     overlaps = overlap_table(sources, shares)
     return Audit(
         summary=source_table(sources, rng=rng),
