@@ -155,7 +155,7 @@ def _render(audit: Audit, folder: Path, captions: Mapping[str, str], configurati
         table, files = tables[title]
         drawn = [(place / f"{name}.png", captions[name]) for name in [figures.get(title, "")] if name in captions]
         shown = table_html(table.dropna(axis="columns", how="all"), **NUMBERS) if len(table) else ""
-        sections.append(Section(title, about, shown, drawn, files=files, unfolded=title != _PAIRS or len(table) <= 20))
+        sections.append(Section(title, about, shown, drawn, files=files, unfolded=len(table) <= 20))
     names = ", ".join(summary["source"])
     return render_page(
         f"audit of {names}",

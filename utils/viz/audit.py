@@ -7,7 +7,6 @@ from matplotlib.ticker import PercentFormatter
 
 from utils.viz.style import new_axes, persona_label, series_styles
 
-_FOUND = "#E69F00"
 _PAIR = ("a", "kind_a", "b", "kind_b")
 
 
@@ -75,7 +74,7 @@ def plot_excess(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         text = f"{cell['shared']:,} ({expected})"
         ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         if cell["verdict"] != "as many":
-            ax.plot(x + 0.93, y + 0.2, "o", color=_FOUND, ms=4, mec="black", mew=0.5)
+            ax.plot(x + 0.93, y + 0.2, "o", color="white", ms=4.5, mec="black", mew=0.9)
     ax.set_xticks(
         np.arange(len(columns)) + 0.5,
         ["any run" if share == 0 else f"{100 * share:g} % of runs" for share in columns],
