@@ -19,6 +19,8 @@ from utils.viz.pages import NUMBERS, Section, drawing_style, render_page, table_
 
 RECORD = "audit.json"
 PAGE = "report.html"
+# Counts of nodes have four digits.
+_NUMBERS = NUMBERS | {"float_format": "{:,.4g}".format}
 # Pairs in the figure of overlaps.
 _MOST_PAIRS = 30
 
@@ -145,7 +147,7 @@ def _render(audit: Audit, folder: Path, captions: Mapping[str, str], configurati
     records += ["stated_precision", "stated_recall", "n_otherwise"]
     tables = {
         _SCORES: (summary[scores], ["summary.csv", "runs.csv"]),
-        _SETS: (audit.sets, ["sets.csv", "profiles.csv"]),
+        _SETS: (audit.sets.round({"expected_size": 1}), ["sets.csv", "profiles.csv"]),
         _RECORDS: (summary[records], ["summary.csv", "runs.csv"]),
         _PAIRS: (_pair_table(audit), ["overlaps.csv", "pairs.csv"]),
     }
@@ -154,7 +156,7 @@ def _render(audit: Audit, folder: Path, captions: Mapping[str, str], configurati
     for title, about in _ABOUT.items():
         table, files = tables[title]
         drawn = [(place / f"{name}.png", captions[name]) for name in [figures.get(title, "")] if name in captions]
-        shown = table_html(table.dropna(axis="columns", how="all"), **NUMBERS) if len(table) else ""
+        shown = table_html(table.dropna(axis="columns", how="all"), **_NUMBERS) if len(table) else ""
         sections.append(Section(title, about, shown, drawn, files=files, unfolded=len(table) <= 20))
     names = ", ".join(summary["source"])
     return render_page(

@@ -120,7 +120,7 @@ def describe_pair(rows: pd.DataFrame) -> str:
 
 def _describe_overlap(row: Mapping[Any, Any], verdict: str) -> str:
     p_value = row["p_fewer_adjusted"] if verdict == "fewer" else row["p_more_adjusted"]
-    return f"{share_label(row['share'])} ({row['shared']:,}, {_number(row['expected'])} expected, p {p_value:.2g})"
+    return f"{share_label(row['share'])} ({row['shared']:,}, {_number(row['expected'])} expected, adjusted p {p_value:.2g})"
 
 
 def _describe_flipped(rows: pd.DataFrame) -> str:
@@ -129,7 +129,7 @@ def _describe_flipped(rows: pd.DataFrame) -> str:
         return ""
     found = [share_label(share) for share in tested.loc[tested["flipped_p_adjusted"] <= LEVEL, "share"]]
     if not found:
-        return f"; it does not exceed what flipped sides give (smallest p {tested['flipped_p_adjusted'].min():.2g})"
+        return f"; it does not exceed what flipped sides give (smallest adjusted p {tested['flipped_p_adjusted'].min():.2g})"
     return f"; it exceeds what flipped sides give among nodes chosen by {_join(found)}"
 
 
