@@ -6,7 +6,7 @@ from deepscan.fixed_background import run_scans
 from deepscan.individual import scan_individual
 from deepscan.nodewise import node_test
 from deepscan.pvalues import Background, PValues
-from deepscan.runs import ScanRuns
+from deepscan.runs import ScanRuns, read_runs
 from deepscan.search import ScanResult, scan
 from deepscan.separation import SeparationTest, separation_test
 from deepscan.splits import Labels, label_records, permute_labels
@@ -24,6 +24,7 @@ __all__ = [
     "label_records",
     "node_test",
     "permute_labels",
+    "read_runs",
     "run_scans",
     "scan",
     "scan_individual",

@@ -139,6 +139,15 @@ COMMANDS = {
         --draws 0|--permutations 1|--out {file}
     """,
     "power": "{nowhere}|{empty}|{broken_study}",
+    "audit --out {out}": """
+        |{nowhere}|{empty}|{file}|{binary}|{broken_parquet}|{broken_study}|{arrays}|{runs} {runs}|{runs} {study} {study}
+        {runs} --n-nodes 0|{runs} --n-nodes 3|{runs} --n-nodes x|{study} --n-nodes 3|{runs} --seed -1
+        {runs} --thresholds 2|{runs} --thresholds -0.1|{runs} --thresholds x|{runs} --thresholds any,0|{runs} --thresholds ,
+        {runs} --sizes 25|{runs} --sizes 0,1|{runs} --sizes 1,x|{runs} --sizes 1,1
+        {runs} --clean x|{runs} --clean {nowhere}={runs}|{runs} --clean {runs}={nowhere}|{runs} --clean {runs}={runs}
+        {runs} --clean {runs}={study}|{runs} --study {file}|--study {nowhere}|{runs} --out {file}|{runs} --out {study}
+        {runs} --out {causal_folder}
+    """,
     CALIBRATE: "--other cold|--other warm|--pairs 0|--pairs 999|--statements {nowhere}|--model {nowhere}|--role nobody",
     "mask calibrate warm": "{study}|{file}/below --statements {statements}",
     BUILD: """
@@ -176,6 +185,7 @@ def site(wired, tmp_path_factory):
         + "".join(f"{'word1 ' * 300}{i},{side},tea\n" for i in range(40) for side in ("positive", "negative")),
         "broken_json": '[{"statement": ',
         "questions": "question,A,B,C,D,answer\n" + "".join(f"{i} + 1?,1,2,3,4,A\n" for i in range(4)),
+        "runs": "1.5 0.5 0.25 2 3 0.01 4,0,2 7,1\n2.5 0.5 0.25 2 3 0.01 4,0,1 7,1\n",
         "bad_letter": "question,A,B,C,D,answer\n1 + 1?,1,2,3,4,E\n",
     }.items():
         ending = {"file": "", "broken_json": ".json"}.get(name, ".csv")

@@ -18,6 +18,7 @@ RUNS = {
     "patching.json": "patching run",
     "subnetworks.json": "run of masks",
     "vectors.json": "run of vectors",
+    "audit.json": "audit",
 }
 
 

@@ -15,7 +15,7 @@ EXAMPLES = """
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="What study, causal, patch, mask run or vectors wrote to.")],
+    folder: Annotated[Path, typer.Argument(help="What study, causal, patch, mask run, vectors or audit wrote to.")],
 ) -> None:
     """See whether a run's folder is complete and unaltered, and what running the command again would repair."""
     from utils.experiments.check import check_run

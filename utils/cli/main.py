@@ -12,6 +12,8 @@ from typing import Annotated, TextIO, cast, get_args
 
 import typer
 
+from utils.cli.audit import EXAMPLES as AUDIT_EXAMPLES
+from utils.cli.audit import audit
 from utils.cli.causal import EXAMPLES as CAUSAL_EXAMPLES
 from utils.cli.causal import causal
 from utils.cli.check import EXAMPLES as CHECK_EXAMPLES
@@ -262,6 +264,7 @@ def info(
 app.command("scan", epilog=SCAN_EXAMPLES)(scan_command)
 app.command(epilog=POWER_EXAMPLES)(power)
 app.command(epilog=CHECK_EXAMPLES)(check)
+app.command(epilog=AUDIT_EXAMPLES)(audit)
 app.command(epilog=PATCH_EXAMPLES)(patch)
 app.command(epilog=CAUSAL_EXAMPLES)(causal)
 app.command(epilog=VECTORS_EXAMPLES)(vectors)

@@ -1,3 +1,5 @@
+from .audit import plot_excess as plot_excess
+from .audit import plot_union_sizes as plot_union_sizes
 from .causal import plot_controls as plot_controls
 from .causal import plot_costs as plot_costs
 from .causal import plot_dose as plot_dose

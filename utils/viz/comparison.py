@@ -3,7 +3,7 @@
 A study keeps its colour and marker through all figures. With more than six studies colours repeat with other line styles.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 
 from utils.viz.layers import METRIC_LABELS
-from utils.viz.style import NULL, OKABE_ITO, as_label, new_axes, persona_grid, persona_label
+from utils.viz.style import NULL, as_label, new_axes, persona_grid, persona_label, series_styles
 
-_COLOURS, _MARKERS, _LINES = OKABE_ITO[::-1], "os^Dv*", ("-", "--", ":")
 _FOUND = "#E69F00"
 _LABELS = METRIC_LABELS | {"accuracy": "pair accuracy"}
 # Of each column of the detection table: its name, and the values at both ends of the colours.
@@ -53,7 +52,7 @@ def plot_depth_curve(
     ax = ax if ax is not None else new_axes(4.5, 3)
     if _has_chance(metric):
         ax.axhline(0.5, color=NULL, ls=":", lw=1.2)
-    for name, style in _style_studies(studies or table["study"].unique()).items():
+    for name, style in series_styles(studies or table["study"].unique()).items():
         own = table[table["study"] == name]
         ax.fill_between(
             own["depth"], own[f"{metric}_low"], own[f"{metric}_high"], color=style["color"], alpha=0.15, lw=0
@@ -86,7 +85,7 @@ def plot_depth_curves(
     figure = axes.flat[0].figure
     handles = [
         Line2D([], [], color=style["color"], ls=style["ls"], label=as_label(name))
-        for name, style in _style_studies(names).items()
+        for name, style in series_styles(names).items()
     ]
     if metric == "accuracy":
         handles.append(Line2D([], [], color=NULL, marker=".", ls="", label="above chance (adjusted p ≤ 0.05)"))
@@ -111,7 +110,7 @@ def plot_verdicts(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     table
         Rows of ``Comparison.thirds``; rows for the mean over personas may follow.
     """
-    personas, styles = list(table["persona"].unique()), _style_studies(table["study"].unique())
+    personas, styles = list(table["persona"].unique()), series_styles(table["study"].unique())
     ax = ax if ax is not None else new_axes(7.5, 1.2 + len(personas) * max(0.3, 0.1 * len(styles)))
     ax.axvline(0, color="black", lw=0.8)
     _shade_rows(len(personas), ax)
@@ -185,7 +184,7 @@ def plot_study_overlaps(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         Rows of ``Comparison.overlaps``, for the pairs to show.
     """
     pairs = list(dict.fromkeys(zip(table["a"], table["b"], strict=True)))
-    styles = _style_studies(table["study"].unique())
+    styles = series_styles(table["study"].unique())
     ax = ax if ax is not None else new_axes(7.5, 1.2 + len(pairs) * max(0.3, 0.1 * len(styles)))
     _shade_rows(len(pairs), ax)
     for (name, style), shift in zip(styles.items(), _spread(len(styles)), strict=True):
@@ -209,14 +208,6 @@ def plot_study_overlaps(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         handles.append(Line2D([], [], color=NULL, marker="x", ls="", ms=4, label="missing"))
     _add_legend(ax, handles)
     return ax
-
-
-def _style_studies(studies: Iterable[str]) -> dict[str, dict[str, Any]]:
-    n = len(_COLOURS)
-    return {
-        str(name): {"color": _COLOURS[i % n], "marker": _MARKERS[i % n], "ls": _LINES[i // n % len(_LINES)]}
-        for i, name in enumerate(studies)
-    }
 
 
 def _study_handles(styles: dict[str, dict[str, Any]]) -> list[Line2D]:

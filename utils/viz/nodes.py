@@ -44,27 +44,36 @@ def plot_detection(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the scores of mixed runs and of runs with flipped sides, persona by persona.
+def plot_scores(
+    scores: pd.DataFrame, *, labels: tuple[str, str] = ("true sides", "sides flipped"), ax: Axes | None = None
+) -> Axes:
+    """Draw the scores of mixed runs and of null runs, persona by persona.
 
     Parameters
     ----------
     scores
         One row a run: ``persona, kind`` (mixed or null), ``score``.
+    labels
+        What mixed and null runs are called.
     """
     personas = list(scores["persona"].unique())
     ax = ax if ax is not None else new_axes(7.5, 1.2 + 0.42 * len(personas))
     # By number, as names could hold markup.
     named = scores.assign(
         persona=scores["persona"].map(personas.index),
-        runs=scores["kind"].map({"mixed": "true sides", "null": "sides flipped"}),
+        runs=scores["kind"].map(dict(zip(("mixed", "null"), labels, strict=True))),
     )
     sns.boxplot(
-        named, y="persona", x="score", hue="runs", hue_order=["true sides", "sides flipped"], orient="h",
-        palette={"true sides": POSITIVE, "sides flipped": NULL}, whis=(5, 95), fliersize=0, width=0.7, linewidth=0.9, ax=ax,
+        named, y="persona", x="score", hue="runs", hue_order=list(labels), orient="h",
+        palette=dict(zip(labels, (POSITIVE, NULL), strict=True)), whis=(5, 95), fliersize=0, width=0.7, linewidth=0.9, ax=ax,
     )  # fmt: skip
+    # A box without width is a line that nobody sees.
+    for runs, colour, shift in zip(labels, (POSITIVE, NULL), (-0.175, 0.175), strict=True):
+        ends = named[named["runs"] == runs].groupby("persona")["score"].agg(["min", "max"])
+        thin = ends[np.isclose(ends["min"], ends["max"])]
+        ax.plot(thin["min"], thin.index.to_numpy(float) + shift, "o", color=colour, mec="black", mew=0.6, ms=5)
     ax.set_yticks(np.arange(len(personas)), [persona_label(name) for name in personas])
-    ax.set(ylabel="", xlabel="scan score of a run (box: quartiles, whiskers: 5–95 %)")
+    ax.set(ylabel="", ylim=(len(personas) - 0.5, -0.5), xlabel="scan score of a run (box: quartiles, whiskers: 5–95 %)")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return ax
 

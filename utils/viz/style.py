@@ -3,7 +3,8 @@
 Colours are from the Okabe–Ito palette, which colour-blind readers can tell apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,18 +15,28 @@ from utils.viz.labels import as_label, persona_label, short_name
 
 __all__ = [
     "NEGATIVE", "NULL", "NULL_LABEL", "OKABE_ITO", "POSITIVE", "as_label", "label_grid", "new_axes", "persona_grid",
-    "persona_label", "short_name",
+    "persona_label", "series_styles", "short_name",
 ]  # fmt: skip
 
 POSITIVE, NEGATIVE, NULL = "#D55E00", "#0072B2", "#8A8A8A"
 NULL_LABEL = "sides flipped, 5–95 %"
 
 OKABE_ITO = ["#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00"]
+_COLOURS, _MARKERS, _LINES = OKABE_ITO[::-1], "os^Dv*", ("-", "--", ":")
 
 
 def new_axes(width: float, height: float) -> Axes:
     """Axes of a figure of its own, sizes in inches."""
     return plt.figure(figsize=(width, height), layout="constrained").add_subplot()
+
+
+def series_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line style of every series; with more than six colours repeat with other line styles."""
+    n = len(_COLOURS)
+    return {
+        str(name): {"color": _COLOURS[i % n], "marker": _MARKERS[i % n], "ls": _LINES[i // n % len(_LINES)]}
+        for i, name in enumerate(names)
+    }
 
 
 def persona_grid(

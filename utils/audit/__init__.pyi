@@ -1,0 +1,14 @@
+from .measures import expected_sizes as expected_sizes
+from .measures import score_table as score_table
+from .measures import set_table as set_table
+from .measures import source_table as source_table
+from .overlaps import independence as independence
+from .overlaps import overlap_table as overlap_table
+from .report import write_audit as write_audit
+from .run import Audit as Audit
+from .run import audit_runs as audit_runs
+from .sources import Source as Source
+from .sources import read_sources as read_sources
+from .words import describe_audit as describe_audit
+from .words import describe_pair as describe_pair
+from .words import describe_source as describe_source
