@@ -10,6 +10,8 @@ from utils.layers.reduction import Method, reduce
 
 # More points than that hide each other, and a page that holds them grows.
 MOST = 1200
+# Neighbours among fewer say little, and UMAP compiles for seconds before it begins.
+FEWEST_UMAP = 100
 
 
 def map_statements(
@@ -22,7 +24,7 @@ def map_statements(
     acts
         (layer, statement, node), read layer by layer.
     umap_layers
-        Layers at which UMAP is fitted as well, which takes seconds each.
+        Layers at which UMAP is fitted as well, which takes seconds each; not with fewer than a hundred statements.
     most
         Statements on a map at most; of more, whole pairs are drawn, as many of each persona.
 
@@ -35,6 +37,8 @@ def map_statements(
     """
     acts = acts.isel(statement=draw_statements(acts, most, rng=rng))
     paired = not pd.Series(acts["pair"].to_numpy()).isna().any()
+    if acts.sizes["statement"] < FEWEST_UMAP:
+        umap_layers = ()
     centers: list[Literal["none", "pairs"]] = ["none", *(["pairs"] if paired else [])]
     frames = []
     for layer in acts["layer"].to_numpy().tolist():

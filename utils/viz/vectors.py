@@ -113,7 +113,7 @@ def plot_turned(turned: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.errorbar(row["effect"], -place, xerr=error, fmt="o", color=POSITIVE, ms=5, lw=1.6, capsize=2)
     ax.set_yticks(-np.arange(len(turned)), [persona_label(name) for name in turned["persona"]])
     ax.set(xlabel="change in preference (positive − negative)")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return ax
 
 

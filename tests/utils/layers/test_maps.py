@@ -63,11 +63,12 @@ def test_a_layer_where_all_statements_are_the_same_is_left_out():
 
 
 def test_umap_is_fitted_where_it_was_asked_for_and_follows_the_seed():
-    acts = make_acts()
+    acts = make_acts(n_pairs=25)
     maps = map_statements(acts, umap_layers=(2,), rng=3)
     own = maps[maps["method"] == "umap"]
     assert {*own["layer"]} == {2}
     pd.testing.assert_frame_equal(maps, map_statements(acts, umap_layers=(2,), rng=3))
+    assert {*map_statements(make_acts(n_pairs=24), umap_layers=(2,))["method"]} == {"pca"}
 
 
 @pytest.mark.parametrize("paired", [True, False])

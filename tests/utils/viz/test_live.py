@@ -69,7 +69,9 @@ def test_a_page_is_whole_in_itself_and_texts_stay_texts(maps, statements, locali
     page = head + "".join(parts)
     assert len(parts) == 2
     parser = HTMLParser()
-    parser.handle_starttag = lambda _, attrs: addresses.extend(value for name, value in attrs if name in ("src", "href"))
+    parser.handle_starttag = lambda _, attrs: addresses.extend(
+        value for name, value in attrs if name in ("src", "href")
+    )
     addresses: list[str | None] = []
     parser.feed(page)
     assert not addresses
