@@ -7,6 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from utils.layers.reduction import Method, reduce
+from utils.statements.contrasts import label_frame
 
 # More points than that hide each other, and a page that holds them grows.
 MOST = 1200
@@ -36,7 +37,8 @@ def map_statements(
         lie as they did at the layer before. Layers where all statements are the same are left out.
     """
     acts = acts.isel(statement=draw_statements(acts, most, rng=rng))
-    paired = not pd.Series(acts["pair"].to_numpy()).isna().any()
+    pairs = label_pairs(acts)
+    paired = bool((pairs.groupby(pairs).transform("size") == 2).all())
     if acts.sizes["statement"] < FEWEST_UMAP:
         umap_layers = ()
     centers: list[Literal["none", "pairs"]] = ["none", *(["pairs"] if paired else [])]
@@ -61,9 +63,7 @@ def draw_statements(acts: xr.DataArray, most: int, *, rng: int = 0) -> np.ndarra
     """Positions of at most so many statements, in whole pairs, as many of each persona, in their order."""
     if acts.sizes["statement"] <= most:
         return np.arange(acts.sizes["statement"])
-    ids = acts["statement"].to_numpy()
-    frame = pd.DataFrame({"persona": acts["persona"].to_numpy(), "unit": acts["pair"].to_numpy()})
-    frame["unit"] = frame["unit"].where(frame["unit"].notna(), ids)
+    frame = pd.DataFrame({"persona": acts["persona"].to_numpy(), "unit": label_pairs(acts)})
     n_each = max(1, most // frame["persona"].nunique())
     generator = np.random.default_rng([rng, 11])
     kept = []
@@ -73,6 +73,17 @@ def draw_statements(acts: xr.DataArray, most: int, *, rng: int = 0) -> np.ndarra
         chosen = order.index[order.cumsum() <= n_each]
         kept.append(own.index[own["unit"].isin(chosen)].to_numpy())
     return np.sort(np.concatenate(kept))
+
+
+def label_pairs(acts: xr.DataArray) -> pd.Series:
+    """A name of each statement's pair that no other persona's pair has; its own where it is in none."""
+    frame = label_frame(acts)
+    return pd.Series(
+        [
+            f"{persona}\n{pair}" if pair else f"\n{place}"
+            for persona, pair, place in zip(frame["persona"], frame["pair"].fillna(""), frame["id"], strict=True)
+        ]
+    )
 
 
 def _turn(frames: list[pd.DataFrame]) -> list[pd.DataFrame]:

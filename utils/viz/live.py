@@ -224,7 +224,7 @@ def _partners(statements: pd.DataFrame) -> np.ndarray:
         places.setdefault(each, []).append(place)
     partners = np.full(len(statements), -1)
     for (_, pair), held in places.items():
-        if len(held) == 2 and not pd.isna(pair):
+        if len(held) == 2 and not pd.isna(pair) and pair != "":
             partners[held] = held[::-1]
     return partners
 

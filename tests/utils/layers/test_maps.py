@@ -18,6 +18,7 @@ def make_acts(n_pairs=10, n_nodes=6, layers=(1, 2, 3), *, paired=True, rng=0):
         "layer": list(layers),
         "statement": [f"s{i:03d}" for i in range(n)],
         "persona": ("statement", np.repeat(["a", "b"], 2 * n_pairs)),
+        "topic": ("statement", np.full(n, "manners")),
         "direction": ("statement", np.tile(["positive", "negative"], 2 * n_pairs)),
         "pair": ("statement", pairs if paired else np.full(n, None)),
     }
@@ -50,8 +51,17 @@ def test_partners_mirror_each_other_where_pairs_are_centred():
     np.testing.assert_allclose(points[::2], -points[1::2], atol=1e-9)
 
 
-def test_without_pairs_nothing_is_centred():
-    assert {*map_statements(make_acts(paired=False))["center"]} == {"none"}
+@pytest.mark.parametrize("missing", [None, ""])
+def test_without_pairs_nothing_is_centred(missing):
+    acts = make_acts().assign_coords(pair=("statement", np.full(40, missing, object)))
+    assert {*map_statements(acts)["center"]} == {"none"}
+
+
+def test_pairs_of_two_personas_may_have_the_same_names():
+    acts = make_acts()
+    names = acts["pair"].to_numpy().copy()
+    names[20:] = names[:20]
+    assert {*map_statements(acts.assign_coords(pair=("statement", names)))["center"]} == {"none", "pairs"}
 
 
 def test_a_layer_where_all_statements_are_the_same_is_left_out():

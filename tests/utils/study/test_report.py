@@ -36,7 +36,7 @@ def parse(text):
 
     parser = HTMLParser()
     parser.handle_starttag, parser.handle_endtag = start, end
-    parser.handle_data = lambda data: texts.append(data) if "style" not in opened else None
+    parser.handle_data = lambda data: texts.append(data) if not {"style", "script"} & set(opened) else None
     parser.feed(text)
     return SimpleNamespace(tags=tags, text=re.sub(r"\s+", " ", " ".join(texts)))
 
@@ -73,7 +73,7 @@ def altered(study, tmp_path, monkeypatch):
     def write(*, record=None, config=None, **tables):
         shutil.copytree(study.folder / "scans", tmp_path / "scans", dirs_exist_ok=True)
         names = ("layers", "layer_stability", "onset", "detection", "overlap", "nodes", "selectors")
-        for name in (*names, "agreement", "recurrence"):
+        for name in (*names, "agreement", "recurrence", "localization"):
             write_frame(tmp_path / f"{name}.parquet", tables.pop(name, getattr(study, name)))
         for name, table in tables.items():
             write_frame(tmp_path / f"{name}.parquet", table)
@@ -94,14 +94,15 @@ def test_everything_is_inline(study):
     assert sources
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     # What is linked and not loaded is a place of the page, or a file beside it.
-    anchors = {f"#{attrs['id']}" for _, attrs in page.tags if "id" in attrs}
+    anchors = {f"#{attrs['id']}" for tag, attrs in page.tags if "id" in attrs and tag != "div"}
     links = {attrs["href"] for _, attrs in page.tags if "href" in attrs}
     assert set(find_addresses(page)) == links | set(sources)
     assert anchors <= links
     assert all(link in anchors or (study.folder / unquote(link)).is_file() for link in links)
     assert {"detection.parquet", "figures/tests.svg"} <= links
-    assert not {tag for tag, _ in page.tags} & {"link", "script", "iframe", "object", "embed", "base"}
-    text = (study.folder / "report.html").read_text()
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed", "base"}
+    # Scripts may name addresses; that none is asked for is seen in a browser (tests/utils/viz/test_live.py).
+    text = re.sub(r"<script.*?</script>", "", (study.folder / "report.html").read_text(), flags=re.DOTALL)
     assert not re.findall(r"https?://|url\(|@import|file:", re.sub(r"base64,[^\"]*", "", text))
 
 
@@ -120,7 +121,8 @@ def test_names_are_escaped(study):
     text = (study.folder / "report.html").read_text()
     assert NASTY not in text
     assert "&lt;script&gt;alert(1)" in text
-    assert "script" not in {tag for tag, _ in read_page(study).tags}
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", text, flags=re.DOTALL)
+    assert not [script for script in scripts if script.startswith("alert")]
     assert NASTY in read_page(study).text  # read as text, it is there
 
 
