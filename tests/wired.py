@@ -10,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import utils.study.run
+from utils.layers.maps import map_statements
 from utils.models.language_model import LanguageModel
 from utils.models.load import load_model
 from utils.study.results import Study
@@ -94,7 +95,7 @@ def write_wired_statements(path: Path, n_pairs: int = 80) -> Path:
 
 
 def make_wired_study(folder: Path) -> tuple[LanguageModel, Study]:
-    """The wired model, and a study of it without pictures."""
+    """The wired model, and a study of it without pictures and without UMAP, which compiles for longer than all the rest."""
     model = save_wired_model(folder / "model")
     statements = write_wired_statements(folder / "statements.csv")
     options = {"runs": 10, "permutations": 19, "n_clean": 10, "n_anomalous": 10, "jobs": 1}
@@ -102,5 +103,6 @@ def make_wired_study(folder: Path) -> tuple[LanguageModel, Study]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils.study.run, "draw_figures", lambda study: (study.folder / "figures").mkdir())
         patch.setattr(utils.study.run, "write_report", lambda study: None)
+        patch.setattr(utils.study.run, "map_statements", lambda acts, rng, **_: map_statements(acts, rng=rng))
         study = utils.study.run.run_study(folder / "study", config, progress=False)
     return load_model(str(model), device="cpu"), study
