@@ -31,6 +31,7 @@ def test_python_runs_as_it_stands(code, wired):
     for written, stands_in in {
         '"output/SmolLM2-135M-Instruct"': repr(str(study.folder)),
         "load_model()": f"load_model({study.config['model']!r}, device='cpu')",
+        "load_statements(": f"load_statements({study.config['statements']!r}, ",
         "layer=29": f"layer={study.best_layer}",
         '"openness"': repr(study.personas[0]),
     }.items():
